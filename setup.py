@@ -1,0 +1,21 @@
+"Package metadata comes from settings.ini; edit it there"
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+cfg = ConfigParser(delimiters=['='])
+cfg.read('settings.ini', encoding='utf-8')
+c = cfg['DEFAULT']
+gpu, dev = c['gpu_requirements'].split(), c['dev_requirements'].split()
+readme = Path('README.md')
+setup(
+    name=c['lib_name'], version=c['version'], description=c['description'], author=c['author'],
+    license='Apache-2.0', url=c['git_url'], keywords=c['keywords'].split(),
+    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description_content_type='text/markdown',
+    packages=find_packages(include=[c['lib_path'], c['lib_path'] + '.*']),
+    python_requires='>=' + c['min_python'], install_requires=c['requirements'].split(),
+    extras_require={'gpu': gpu, 'dev': gpu + dev},
+    entry_points={'console_scripts': c['console_scripts'].split(),
+                  'nbdev': [f"{c['lib_path']}={c['lib_path']}._modidx:d"]},
+)
