@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'learning_rate', 'save_state', 'load_state', 'Metrics', 'Progress', 'stop_flag', 'LoopSettings', 'train',
-           'autocast']
+           'Feed', 'feed', 'autocast']
 
 # %% ../../nbs/20_loop.ipynb #426e3fe5
 import contextlib, json, math, signal, sys, threading, time
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from ..core import CheckpointError, ConfigError, TrainingError, atomic_file, atomic_folder, pick_dtype, settle_folder, sha256_of, unknown
+from ..core import CheckpointError, ConfigError, DataError, TrainingError, atomic_file, atomic_folder, pick_dtype, settle_folder, sha256_of, unknown
 
 # %% ../../nbs/20_loop.ipynb #4e326213
 SCHEDULES = {
@@ -225,6 +225,32 @@ def _check_and_clip(params, loss, clip, stage, step, batch)->float:
                             "nothing was changed. Lower the learning rate, or use dtype='float32'")
     if clip is not None and norm > clip: torch._foreach_mul_(grads, clip/(norm+1e-6))
     return norm
+
+# %% ../../nbs/20_loop.ipynb #864f680c
+@dataclass(frozen=True)
+class Feed:
+    "Batches of a stage"
+    get:object        # `start -> iterator` over batches
+    steps:int         # batches in all
+    identity:str      # what decides them, for the fingerprint
+
+def feed(
+    corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
+    batch_size:int, # Rows per batch; tensors keep their own
+    seq_len:int|None=None, # Tokens per row; the corpus's own if None
+    tokens:int|None=None, # Budget; None uses everything once
+)->Feed: # The batches and their number
+    "Batches of a corpus from any position, and how many there are"
+    if tokens is not None and tokens < 1: raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    if hasattr(corpus, 'batches'):
+        per = batch_size*(seq_len or corpus.seq_len)
+        steps = -(-tokens//per) if tokens else sum(1 for _ in corpus.batches(batch_size, seq_len))
+        identity = repr((corpus.identity() if hasattr(corpus, 'identity') else type(corpus).__name__, batch_size, seq_len, tokens))
+        return Feed(lambda start: corpus.batches(batch_size, seq_len, tokens=tokens, start=start), steps, identity)
+    rows = [x if isinstance(x, dict) else dict(input_ids=x) for x in corpus]
+    if not rows: raise DataError("the corpus is empty: give at least one (B, T) tensor of tokens")
+    steps = len(rows) if tokens is None else min(-(-tokens//rows[0]['input_ids'].numel()), len(rows))
+    return Feed(lambda start: iter(rows[start:steps]), steps, f'{len(rows)} tensors')
 
 # %% ../../nbs/20_loop.ipynb #2b25ec3f
 def autocast(
