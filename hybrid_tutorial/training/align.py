@@ -50,7 +50,7 @@ def calibrate(
     teacher:nn.Module,
     batches, # Iterable of batches (dicts with `input_ids`)
     *,
-    ridge:float=1e-4, # Added to the diagonal, relative to its mean
+    ridge:float=800., # Strength of the pull towards 0, in tokens
     dtype:str='auto', # Of the forward passes
 )->dict[int, float]: # Relative squared error left, per layer, on the same tokens
     "Least-squares output projection of every mixer"
@@ -60,18 +60,18 @@ def calibrate(
         z = mixers[i].read(x, pos).float().flatten(0, 1)
         y = y.float().flatten(0, 1)
         if mixers[i].o_proj.bias is not None: y = y-mixers[i].o_proj.bias
-        zz, zy, yy = sums.get(i, (0., 0., 0.))
-        sums[i] = zz+z.T@z, zy+z.T@y, yy+float(y.pow(2).sum())
+        zz, zy, yy, n = sums.get(i, (0., 0., 0., 0))
+        sums[i] = zz+z.T@z, zy+z.T@y, yy+float(y.pow(2).sum()), n+len(z)
     device = next(teacher.parameters()).device
     with listen(teacher, visit), autocast(device, dtype):
         for batch in batches: teacher.model(batch['input_ids'].to(device), use_cache=False)
     if not sums: raise DataError("calibration got no batches; give more text or fewer tokens per batch")
     return {i: _solve(mixers[i].o_proj, *s, ridge) for i, s in sums.items()}
 
-def _solve(linear, zz, zy, yy, ridge):
+def _solve(linear, zz, zy, yy, count, ridge):
     "Replace a projection by the ridge solution; the relative error it leaves"
     zz, zy = zz.double(), zy.double()
-    damp = ridge*zz.diagonal().mean().clamp(min=1e-12)*torch.eye(len(zz), dtype=zz.dtype, device=zz.device)
+    damp = ridge/count*zz.diagonal().mean().clamp(min=1e-12)*torch.eye(len(zz), dtype=zz.dtype, device=zz.device)
     w = torch.linalg.solve(zz+damp, zy)
     linear.weight.copy_(w.T)
     return float((yy-2*(w*zy).sum()+(w*(zz@w)).sum())/max(yy, 1e-12))
