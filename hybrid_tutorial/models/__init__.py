@@ -1,0 +1,1 @@
+"Models: mixers over the operators, weight transfer, the hybrid itself, and teachers."
