@@ -81,7 +81,7 @@ def show_attn(
     p = p[None] if p.dim() == 2 else p
     fig, axes = new_axes(cols=len(p), sharey=True, squeeze=False)
     for i, (ax, m) in enumerate(zip(axes.flat, p)):
-        im = ax.imshow(m, cmap='viridis', vmin=0, vmax=vmax or float(p.max()), interpolation='nearest')
+        im = ax.imshow(m.numpy(), cmap='viridis', vmin=0, vmax=vmax or float(p.max()), interpolation='nearest')
         ax.set_xlabel('key position')
         if len(p) > 1: ax.set_title(f'head {i}', fontsize=9)
     axes.flat[0].set_ylabel('query position')
@@ -156,7 +156,7 @@ def plot_needles(
     low = math.log(.1) if metric == 'logprob' else 0.
     for ax, (name, g) in zip(axes.flat, grids.items()):
         m = torch.tensor([[math.nan if v is None else v for v in row] for row in g[metric]])
-        im = ax.imshow(m, cmap='viridis', vmin=low, vmax=0. if metric == 'logprob' else 1., aspect='auto')
+        im = ax.imshow(m.numpy(), cmap='viridis', vmin=low, vmax=0. if metric == 'logprob' else 1., aspect='auto')
         for (i, j), v in ((((i, j), float(m[i, j])) for i in range(m.shape[0]) for j in range(m.shape[1]))):
             if math.isfinite(v): ax.text(j, i, f'{v:.1f}'.replace('-0.0', '0.0'), ha='center', va='center', fontsize=8, color='white' if v < low/2+(0 if metric == 'logprob' else .5) else 'black')
         ax.set_title(label_of(name), fontsize=9)

@@ -19,7 +19,7 @@ def layer_kinds(
 )->list: # "full_attention", "sliding_attention" or "linear_attention" for each layer
     "Kind of each layer, as the config lists them"
     cfg = getattr(model_or_config, 'config', model_or_config)
-    base = base_config(SimpleNamespace(config=cfg))
+    base = base_config(cfg)
     kinds = getattr(cfg, 'layer_types', None) or getattr(base, 'layer_types', None)
     return list(kinds or ['full_attention']*base.num_hidden_layers)
 
@@ -33,7 +33,7 @@ def predicted_cache_bytes(
 )->int: # Bytes
     "Bytes of a decode cache, from the config alone"
     cfg = getattr(model_or_config, 'config', model_or_config)
-    base = base_config(SimpleNamespace(config=cfg))
+    base = base_config(cfg)
     heads = base.num_attention_heads
     width = getattr(base, 'head_dim', None) or base.hidden_size//heads
     groups = getattr(base, 'num_key_value_heads', None) or heads
@@ -60,7 +60,7 @@ def cache_tensors(
         elif isinstance(x, dict): todo += x.values()
         elif isinstance(x, (list, tuple, set)): todo += x
         else: todo += vars(x).values() if hasattr(x, '__dict__') else ()
-    unique = {(t.device, t.data_ptr(), t.numel()): t for t in out if t.numel()}
+    unique = {(t.device, t.data_ptr(), t.numel()): t for t in out if t.numel() and t.dim()}  # a scalar is a counter, not memory
     return list(unique.values())
 
 def cache_bytes(

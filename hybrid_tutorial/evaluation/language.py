@@ -39,10 +39,10 @@ def hidden_states(
 
 # %% ../../nbs/40_language.ipynb #d51705e0
 def base_config(
-    model, # Causal language model, hybrid or not
+    model, # Causal language model, hybrid or not, or its config
 ):
     "The config that describes the decoder: a hybrid's `base`, or the model's own"
-    cfg = getattr(model, 'config', None)
+    cfg = getattr(model, 'config', None if isinstance(model, torch.nn.Module) else model)
     base = getattr(cfg, 'base', None)
     if isinstance(base, dict): base = SimpleNamespace(**base)
     return base if base is not None else cfg
