@@ -134,12 +134,12 @@ class SoftmaxMixer(Mixer):
 @dataclass(frozen=True)
 class GDNSettings:
     "Settings of `GatedDeltaNet`; the defaults are `gdn`"
-    rope:bool = True           # rotate q and k as the teacher does
+    rope:bool = False          # rotate q and k as the teacher does
     bias:bool = True           # keep the teacher's biases
     qk_norm:bool = True        # keep the teacher's norm on q and k
     activation:str = 'none'    # on q, k, v: "none" or "silu"
     gate:str = 'open'          # output gate: "open" is 2*sigmoid(0) = 1 at the start, "silu" is the paper's
-    out_norm:bool = False      # RMS norm per head on what is read
+    out_norm:bool = True       # RMS norm per head on what is read
     decay:str = 'spread'       # start of the decay: "spread" half-lives over heads, "random" as the paper
     expand:str = 'heads'       # grouped keys/values: "heads", or "rows", the official code's mistake
 
@@ -165,8 +165,8 @@ class GatedDeltaNet(Mixer):
         draw = lambda lo, hi: torch.empty(self.shape.heads).uniform_(lo, hi, generator=generator)
         if self.settings.decay == 'random':           # Mamba's choice, as fla has it
             rate, dt = draw(0.01, 16), draw(math.log(1e-3), math.log(0.1)).exp()
-        else:                                         # half-lives from 16 to 4096 tokens
-            half = 2**torch.linspace(4, 12, self.shape.heads)
+        else:                                         # half-lives from 1 to 256 tokens
+            half = 2**torch.linspace(0, 8, self.shape.heads)
             rate, dt = torch.ones(self.shape.heads), math.log(2)/half
         with torch.no_grad():
             self.A_log.copy_(rate.log()); self.dt_bias.copy_(dt+torch.log(-torch.expm1(-dt)))   # inverse softplus
@@ -213,8 +213,8 @@ def keep_state(cache, layer_idx:int, state, tokens:int):
 # %% ../../nbs/12_mixers.ipynb #7eb9198a
 MIXERS = {
     'gdn': (GatedDeltaNet, GDNSettings()),
-    'gdn-paper': (GatedDeltaNet, GDNSettings(rope=False, bias=False, qk_norm=False, activation='silu', gate='silu', out_norm=True, decay='random')),
-    'gdn-official': (GatedDeltaNet, GDNSettings(rope=False, bias=False, qk_norm=False, activation='silu', gate='silu', out_norm=True, decay='random', expand='rows')),
+    'gdn-paper': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random')),
+    'gdn-official': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random', expand='rows')),
     'softmax': (SoftmaxMixer, SoftmaxSettings()),
 }
 
