@@ -1,1 +1,22 @@
 __version__ = "0.1.0"
+
+from importlib import import_module as _import_module
+
+from .models.hybrid import HybridConfig, HybridForCausalLM, build_hybrid, build_student, load_hybrid  # registers the Auto classes
+
+# Public names and where they live; imported on first use, so that `import hybrid_tutorial` stays quick
+_LAZY = dict(
+    load_teacher='models.teachers', load_corpus='data', held_out='data', align='training.align', calibrate='training.align',
+    distill='training.logits', TeacherStates='training.logits', finetune='training.finetune', score_layers='selection.scores',
+    Scores='selection.scores', choose_layers='selection.choose', uniform_layers='selection.baselines', random_layers='selection.baselines',
+    evaluate='evaluation.suite', Recipe='recipe', run='recipe', write_report='report',
+)
+__all__ = ['HybridConfig', 'HybridForCausalLM', 'build_hybrid', 'build_student', 'load_hybrid', *_LAZY]
+
+
+def __getattr__(name):
+    if name in _LAZY: return getattr(_import_module(f'.{_LAZY[name]}', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__(): return sorted([*globals(), *_LAZY])

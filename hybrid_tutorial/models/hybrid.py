@@ -148,10 +148,10 @@ def head_logits(
     hidden:Tensor, # `(..., D)` after the final norm
 )->Tensor: # `(..., W)`
     "Logits from hidden states, as the family computes them"
-    o = head_options(model)
-    logits = model.get_output_embeddings()(hidden)
-    if o['logit_scale'] != 1: logits = logits*o['logit_scale']
-    return logits if o['softcap'] is None else o['softcap']*torch.tanh(logits/o['softcap'])
+    base = getattr(model.config, 'base', model.config)
+    logits, scaling, cap = model.get_output_embeddings()(hidden), getattr(base, 'logits_scaling', 1.), getattr(base, 'final_logit_softcapping', None)
+    if scaling != 1: logits = logits/scaling
+    return logits if cap is None else cap*torch.tanh(logits/cap)
 
 # %% ../../nbs/14_hybrid.ipynb #b66cd225
 AutoConfig.register(HybridConfig.model_type, HybridConfig, exist_ok=True)
@@ -235,7 +235,7 @@ def load_hybrid(
     try: model, info = HybridForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True)
     except (OSError, RuntimeError, ValueError) as e: raise CheckpointError(f"cannot load {path}: {e}") from e
     except Exception as e:                           # safetensors has an error type of its own
-        if 'safetensors' in type(e).__name__.lower(): raise CheckpointError(f"the weights in {path} are damaged or cut short ({e}); copy or train them again") from e
+        if 'Safetensor' in type(e).__name__: raise CheckpointError(f"the weights in {path} are damaged or cut short ({e}); copy or train them again") from e
         raise
     for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
         if info.get(what): raise CheckpointError(f"{path} does not fit its config.json: {what.replace('_', ' ')} {sorted(map(str, info[what]))[:3]}")

@@ -1,0 +1,38 @@
+"Tiny random models that the tests share"
+import torch
+from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config)
+
+TINY = dict(vocab_size=99, hidden_size=48, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=5, intermediate_size=64,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0, max_position_embeddings=512)
+
+
+def config_of(family, **kwargs):
+    from transformers import GraniteConfig, SmolLM3Config
+    make = dict(
+        llama=lambda: LlamaConfig(**{**TINY, **kwargs}),
+        llama_tied=lambda: LlamaConfig(**{**TINY, 'tie_word_embeddings': True, **kwargs}),
+        llama_bias=lambda: LlamaConfig(**{**TINY, 'attention_bias': True, **kwargs}),
+        qwen2=lambda: Qwen2Config(**{**TINY, **kwargs}),
+        qwen3=lambda: Qwen3Config(**{**TINY, 'head_dim': 16, **kwargs}),
+        mistral=lambda: MistralConfig(**{**TINY, 'head_dim': 8, 'sliding_window': None, **kwargs}),
+        smollm3=lambda: SmolLM3Config(**{**TINY, **kwargs}),
+        olmo2=lambda: Olmo2Config(**{**TINY, **kwargs}),
+        granite=lambda: GraniteConfig(**{**TINY, 'attention_multiplier': 0.2, 'logits_scaling': 3., 'residual_multiplier': 0.7, 'embedding_multiplier': 2., **kwargs}),
+    )
+    return make[family]()
+
+
+FAMILIES = ('llama', 'llama_tied', 'llama_bias', 'qwen2', 'qwen3', 'mistral', 'smollm3', 'olmo2', 'granite')
+
+
+def tiny_teacher(family='llama', seed=0, **kwargs):
+    "Random weights, biases and norms included: nothing is 0 or 1, nothing cancels"
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config_of(family, **kwargs))
+    with torch.no_grad():
+        for p in model.parameters(): p.normal_(0, 0.25).add_(1. if p.dim() == 1 else 0.)
+    return model.eval().requires_grad_(False)
+
+
+def tokens(B=2, T=40, seed=0, vocab=99):
+    return torch.randint(3, vocab, (B, T), generator=torch.Generator().manual_seed(seed))
