@@ -306,7 +306,7 @@ class Echo:
     "Lengths of the parts of an echo document"
     passage:tuple=(1/8, 5/16)  # shortest and longest passage; below 1: share of the row, else tokens
     gap:tuple=(1/8, 3/8)  # shortest and longest gap, likewise
-    skip:int=8  # tokens at the start of the copy that recall_mask leaves out, at most half of it
+    skip:int=16  # tokens at the start of the copy that recall_mask leaves out, at most half of it
 
     def __post_init__(self):
         for name in ('passage', 'gap'):
@@ -590,8 +590,8 @@ def held_out(
     rows = [{k: v[i] for k, v in got.items()} for i in range(n)]
     return [as_batch(rows[i:i+batch_size]) for i in range(0, n, batch_size)]
 
-# %% ../nbs/11_data.ipynb #b33b5536
-def _held_out_echo(tokens, starts, seq_len, tok, skip=8):
+# %% ../nbs/11_data.ipynb #7c36ba75
+def _held_out_echo(tokens, starts, seq_len, tok, skip=16):
     "Echo documents of fixed shape: passage 5/16 of the row, gap 6/16, the copy 5/16 (160, 192, 160 at 512)"
     p = seq_len*5//16; g = seq_len-2*p
     if p < 2: raise DataError(f'a held-out echo document needs rows of at least 7 tokens, got {seq_len}')
