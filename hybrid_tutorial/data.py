@@ -220,7 +220,9 @@ class TokenBlocks:
         self.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:20]
         self.folder, self._open = cache_dir('tokens', self.fingerprint), {}
 
-    def block(self, b:int)->dict: # tokens, starts `(docs+1,)`, loss (chat) and info; None past the end
+    def block(self,
+        b:int, # Number of the block, from 0
+    )->dict: # tokens, starts `(docs+1,)`, loss (chat) and info; None past the end
         "Block `b`, made now if no one has made it"
         if b not in self._open:
             path = self.folder/f'{b:05d}'
@@ -306,7 +308,7 @@ class Echo:
     "Lengths of the parts of an echo document"
     passage:tuple=(1/8, 5/16)  # shortest and longest passage; below 1: share of the row, else tokens
     gap:tuple=(1/8, 3/8)  # shortest and longest gap, likewise
-    skip:int=8  # tokens at the start of the copy that recall_mask leaves out, at most half of it
+    skip:int=16  # tokens at the start of the copy that recall_mask leaves out, at most half of it
 
     def __post_init__(self):
         for name in ('passage', 'gap'):
@@ -314,7 +316,10 @@ class Echo:
             if not 0 < lo <= hi: raise ConfigError(f'echo {name} must be (low, high) with 0 < low <= high, got {(lo, hi)}')
         if self.skip < 0: raise ConfigError(f'echo skip must not be negative, got {self.skip}')
 
-    def lengths(self, seq_len:int, rng)->tuple: # (lead, passage, gap), with lead + 2*passage + gap + 1 = seq_len
+    def lengths(self,
+        seq_len:int, # `T`
+        rng, # A numpy generator
+    )->tuple: # (lead, passage, gap), with lead + 2*passage + gap + 1 = seq_len
         "Draw the lengths for one row"
         size = lambda x: int(x*seq_len) if x < 1 else int(x)
         (p0, p1), (g0, g1) = map(size, self.passage), map(size, self.gap)
@@ -396,7 +401,10 @@ class Corpus:
         self.joint = np.array(self.tok('\n\n', add_special_tokens=False)['input_ids'] or [self.tok.eos_token_id])
         self.rows(0, seq_len)
 
-    def rows(self, b:int, seq_len:int)->int: # 0 for a block past the end
+    def rows(self,
+        b:int, # Number of the block
+        seq_len:int, # `T`
+    )->int: # 0 for a block past the end
         "Number of rows in block `b`"
         _check_len(seq_len)
         block = self.blocks.block(b)
@@ -408,7 +416,11 @@ class Corpus:
             raise DataError(f'{self.blocks.source.name} has {n} tokens in {docs} documents, less than one row of {seq_len}; add text or use seq_len={max(n//2, 2)}')
         return plain if self.echo in (0, 1) else int(plain/(1-self.echo))  # exact: `echo` is a fraction
 
-    def block_rows(self, epoch:int, b:int, seq_len:int)->dict: # Arrays `(rows, T)`
+    def block_rows(self,
+        epoch:int, # Times the corpus has been gone through
+        b:int, # Number of the block
+        seq_len:int, # `T`
+    )->dict: # Arrays `(rows, T)`
         "All rows of block `b` in epoch `epoch`, in their final order"
         key = (epoch, b, seq_len)
         if key not in self._packed:
@@ -424,7 +436,9 @@ class Corpus:
             self._packed = {key: plain}  # one block at a time stays in memory
         return self._packed[key]
 
-    def walk(self, seq_len:int)->Iterator[tuple]: # (epoch, block, rows in it), without end
+    def walk(self,
+        seq_len:int, # `T`
+    )->Iterator[tuple]: # (epoch, block, rows in it), without end
         "The blocks in the order they are used, epoch after epoch"
         epoch = b = 0
         while True:
@@ -514,7 +528,15 @@ class TensorCorpus:
             full = dict(dict(recall_mask=torch.zeros_like(ids, dtype=torch.bool), doc_ids=closed.cumsum(1)-closed), **given, input_ids=ids)
             for i in range(len(ids)): yield {k: v[i] for k, v in full.items()}
 
-    def batches(self, batch_size:int, seq_len:int=None, *, tokens:int=None, start:int=0, rank:int=0, world:int=1)->Iterator[dict]:
+    def batches(self,
+        batch_size:int, # `B`, rows per batch
+        seq_len:int=None, # `T` that the rows must have, if given
+        *,
+        tokens:int=None, # Stop after this many; None: once through the tensors
+        start:int=0, # Skip this many batches
+        rank:int=0, # This process's number
+        world:int=1, # Processes that share the stream
+    )->Iterator[dict]: # Batches as `Corpus.batches` gives them
         "Batches from number `start` on; the tensors are gone through again if `tokens` asks for more"
         _check_batches(batch_size, tokens, start, rank, world)
         held, k, used, whole = [], 0, 0, batch_size*world
@@ -534,7 +556,10 @@ class TensorCorpus:
         if held[rank*batch_size:(rank+1)*batch_size] and k >= start: yield stack(held[rank*batch_size:(rank+1)*batch_size])
 
     state = property(lambda self: dict(self._state))
-    def resume(self, state:dict, **now)->int:
+    def resume(self,
+        state:dict, # What `state` gave
+        **now, # Taken for the sake of one signature
+    )->int: # `start` for `batches`
         "Where to go on"
         return state['next']
 
@@ -590,8 +615,8 @@ def held_out(
     rows = [{k: v[i] for k, v in got.items()} for i in range(n)]
     return [as_batch(rows[i:i+batch_size]) for i in range(0, n, batch_size)]
 
-# %% ../nbs/11_data.ipynb #b33b5536
-def _held_out_echo(tokens, starts, seq_len, tok, skip=8):
+# %% ../nbs/11_data.ipynb #7c36ba75
+def _held_out_echo(tokens, starts, seq_len, tok, skip=16):
     "Echo documents of fixed shape: passage 5/16 of the row, gap 6/16, the copy 5/16 (160, 192, 160 at 512)"
     p = seq_len*5//16; g = seq_len-2*p
     if p < 2: raise DataError(f'a held-out echo document needs rows of at least 7 tokens, got {seq_len}')

@@ -88,8 +88,9 @@ def read_members(
                 names = sorted(m.name for m in t.getmembers() if m.isfile() and fnmatch.fnmatch(m.name, pattern))
                 got = {n: t.extractfile(n).read() for n in names}
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as e:
-        raise error(f'{archive} cannot be read ({e}); delete it and run again') from e
-    if not got: raise error(f'{archive} has no member {pattern!r}')
+        why = str(e).splitlines()[0].rstrip(':')
+        raise error(f'{archive} cannot be read ({why}); delete it and run again') from e
+    if not got: raise error(f'{Path(archive).name} has no member {pattern!r}')
     return got
 
 # %% ../nbs/09_fetch.ipynb #4dec2ab8

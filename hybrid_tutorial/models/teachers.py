@@ -200,14 +200,14 @@ def _config(source, name, trust, local):
     except (OSError, ValueError, KeyError) as e:
         text = str(e)
         if 'trust_remote_code' in text: raise TeacherError(f'{name} brings its own Python code. Read it, then pass trust_remote_code=True if you trust it') from e
-        if local: raise TeacherError(f'{name} is not in the local cache and the hub cannot be reached (offline). Use load_teacher("smollm2-135m"), give a folder, or connect and try again') from e
+        if local and not Path(source).is_dir(): raise TeacherError(f'{name} is not in the local cache and the hub cannot be reached (offline). Use load_teacher("smollm2-135m"), give a folder, or connect and try again') from e
         if 'gated' in text.lower(): raise TeacherError(f'{name} is gated: accept its licence on the hub and log in with `hf auth login`') from e
         if 'not a valid model identifier' in text or '404' in text: raise TeacherError(f'{name} is not on the hub (or is private: log in with `hf auth login`). Packaged teachers: {", ".join(NAMED)}') from e
         raise TeacherError(f'the config of {name} cannot be read: {text.splitlines()[0]}') from e
 
 def _find(name):
     "Turn what the user wrote into (source for transformers, local only)"
-    path = Path(name).expanduser()
+    path = Path(name or '?').expanduser()
     if path.is_dir():
         if not (path/'config.json').exists(): raise TeacherError(f'the folder {path} has no config.json; give the folder that save_pretrained wrote')
         if not list(path.glob('*.safetensors')):
