@@ -1,0 +1,35 @@
+# Two commands do everything on a machine with Python 3.11+ and make:
+#   make demo   convert SmolLM2-135M into a hybrid and write a report (about 15 minutes on 2 CPU cores)
+#   make test   run every test and notebook
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_ARGS ?=
+
+.PHONY: help install demo quick test docs clean
+help:
+	@sed -n '1,3p' Makefile
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: settings.ini setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (transformers 5.23 asks for it): make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/hybrid-distill run $(DEMO_ARGS)
+
+quick: install
+	$(BIN)/hybrid-distill run --quick
+
+test: install
+	$(BIN)/python -m pytest tests
+
+docs: install
+	$(BIN)/python docs/build.py
+
+clean:
+	rm -rf $(VENV) build dist docs/_build _docs _proc
