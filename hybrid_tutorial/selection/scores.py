@@ -127,10 +127,11 @@ def swap_scores(
     teacher:nn.Module, # Whom the KL is measured to
     ids:Tensor, # `(n, T)`
     mask:Tensor, # `(n, T)`, True where a token is a target that counts
+    layers=None, # Which layers to swap; all if None
     batch_size:int=4, # Rows at a time
     dtype:str='auto', # Autocast
     tick=lambda: None, # Called after each layer of each batch
-)->tuple[list, list]: # KL per row of the base, and `[layer][row]` of each swap
+)->tuple[list, list]: # KL per row of the base, and `[layer][row]` of each swap (empty where not swapped)
     "KL to the teacher of a model, and of the model with each layer swapped in turn"
     device, L = next(teacher.parameters()).device, len(base.model.layers)
     scale, head = head_options(teacher), teacher.get_output_embeddings().weight
@@ -145,7 +146,7 @@ def swap_scores(
             target = KLTarget(pick(teacher.model(part, use_cache=False).last_hidden_state), head, logit_scale=scale['logit_scale'])
             with remember_inputs(base) as calls: h = base.model(part, use_cache=False).last_hidden_state
             plain += mean(target.kl(pick(h)))
-            for l in range(L):
+            for l in (range(L) if layers is None else layers):
                 with swapped(base, l, donor.model.layers[l].self_attn): swaps[l] += mean(target.kl(pick(run_from(base, calls, l))))
                 tick()
     return plain, swaps

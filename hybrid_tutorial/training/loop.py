@@ -125,8 +125,11 @@ class Progress:
             self.bar.start(); self.task = self.bar.add_task(self.title, total=self.total, note='')
         return self
 
-    def update(self, done:int, loss:float|None=None):
-        "`done` units so far"
+    def update(self, done:int, loss:float|None=None, total:int|None=None):
+        "`done` units so far, of `total` if that has become known"
+        if total is not None and total != self.total:
+            self.total = total
+            if self.bar: self.bar.update(self.task, total=total)
         if self.first is None: self.first = done
         self.done = done
         rate = (done-self.first)/max(time.time()-self.start, 1e-9) if done > self.first else 0.
@@ -196,8 +199,8 @@ def train(
     metrics.rewind(stage, step)
     save = lambda: save_state(folder, params, optimizer, dict(step=step, tokens=tokens, seconds=spent+time.time()-start, fingerprint=fingerprint, stage=stage))
     start = saved = time.time()
-    with stop_flag() as stop, Progress(stage, total_steps, 'steps', show) as bar:
-        bar.update(step)
+    with stop_flag() as stop, Progress(stage, total_steps, show=show) as bar:
+        bar.update(tokens)
         for batch in batches(step):
             if step >= total_steps: break
             for g, lr in zip(optimizer.param_groups, peaks): g['lr'] = learning_rate(step, total_steps, lr, settings.schedule, settings.warmup)
@@ -206,7 +209,7 @@ def train(
             optimizer.step(); optimizer.zero_grad(set_to_none=True)
             step += 1; tokens += batch['input_ids'].numel()
             metrics.add(stage=stage, step=step, tokens=tokens, loss=loss, grad_norm=norm, lr=optimizer.param_groups[0]['lr'], seconds=round(spent+time.time()-start, 2))
-            bar.update(step, loss)
+            bar.update(tokens, loss, tokens*total_steps//step)
             if folder and (stop.is_set() or step < total_steps and time.time()-saved > settings.save_seconds): save(); saved = time.time()
             if stop.is_set(): raise KeyboardInterrupt(f"stopped in {stage} after step {step}"+(f"; saved in {folder}" if folder else ''))
     if step < total_steps: raise TrainingError(f"{stage}: the data ended after {step} of {total_steps} steps; ask for fewer tokens or give more text")
