@@ -151,8 +151,9 @@ def plot_needles(
     metric:str='logprob', # "logprob" (nats/token) or "exact" (share)
 ):
     "Length-depth map of a recall test, one panel a model"
-    size = (max(6, 1.9*len(grids)), 3)
-    fig, axes = new_axes(size, cols=len(grids), sharey=True, squeeze=False)
+    cols = min(2, len(grids)); rows = -(-len(grids)//cols)
+    fig, axes = new_axes((6, 3 if rows == 1 else .4+2.2*rows), rows=rows, cols=cols, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(grids):]: ax.set_visible(False)
     low = math.log(.1) if metric == 'logprob' else 0.
     for ax, (name, g) in zip(axes.flat, grids.items()):
         m = torch.tensor([[math.nan if v is None else v for v in row] for row in g[metric]])
@@ -162,8 +163,8 @@ def plot_needles(
         ax.set_title(label_of(name), fontsize=9)
         ax.set_xticks(range(len(g['lengths'])), g['lengths'], fontsize=8)
         ax.set_yticks(range(len(g['depths'])), [f'{d:.0%}' for d in g['depths']], fontsize=8)
-        ax.set_xlabel('prompt (tokens)', fontsize=9)
-    axes.flat[0].set_ylabel('depth of the needle')
+    for ax in axes[-1]: ax.set_xlabel('prompt (tokens)', fontsize=9)
+    for ax in axes[:, 0]: ax.set_ylabel('depth of the needle', fontsize=9)
     fig.colorbar(im, ax=list(axes.flat), label='log-prob. (nats/token)' if metric == 'logprob' else 'share right')
     fig.suptitle(title, fontsize=11)
     return fig

@@ -391,3 +391,4 @@ def test_evaluate_end_to_end(pair, batches, monkeypatch):
     import json
     assert json.loads(json.dumps(got)) == got
     assert evaluate_models({'x': pair[1]}, TOK, **{**kw, 'needles': 0})['x']['needle'] is None
+    with pytest.raises(ConfigError, match='budget for text'): evaluate(pair[1], TOK, n_tokens={'other': 5}, **kw)
