@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['IN_TEST', 'rms_error', 'assert_close', 'HybridError', 'ConfigError', 'ShapeError', 'TeacherError', 'DataError',
-           'CheckpointError', 'unknown', 'expect_error', 'seed_everything', 'pick_device', 'cpu_has_fast_bf16',
-           'pick_dtype', 'atomic_file', 'atomic_folder', 'settle_folder', 'sha256_of', 'cache_dir', 'file_lock']
+           'TrainingError', 'CheckpointError', 'unknown', 'expect_error', 'seed_everything', 'pick_device',
+           'cpu_has_fast_bf16', 'pick_dtype', 'atomic_file', 'atomic_folder', 'settle_folder', 'sha256_of', 'cache_dir',
+           'file_lock']
 
 # %% ../nbs/00_core.ipynb #22feb0aa
 import contextlib, difflib, hashlib, os, random, shutil, tempfile, time
@@ -45,6 +46,7 @@ class ConfigError(HybridError, ValueError): "A setting is unknown, of the wrong 
 class ShapeError(HybridError, ValueError): "A tensor has the wrong shape, type or device"
 class TeacherError(HybridError, RuntimeError): "A teacher cannot be found, fetched, verified or converted"
 class DataError(HybridError, ValueError): "A corpus cannot be found, read or packed"
+class TrainingError(HybridError, RuntimeError): "A run cannot go on: a loss that is not a number, or data that ended"
 class CheckpointError(HybridError, RuntimeError): "A saved model or training state is damaged or does not fit"
 
 # %% ../nbs/00_core.ipynb #3301bdcc

