@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'ORDER', 'esc', 'missing', 'section', 'LEAST_GAP', 'GLOSSARY', 'STYLE', 'in_order', 'load_run', 'read_curves',
-           'show', 'three', 'size', 'dig', 'cell', 'table', 'picture', 'by_role', 'recall_set', 'compare',
+           'show', 'three', 'size', 'dig', 'cell', 'table', 'picture', 'chosen', 'by_role', 'recall_set', 'compare',
            'recall_kept', 'plain_set', 'verdict', 'price', 'headline', 'headline_table', 'headline_figure',
-           'scores_section', 'curves_section', 'language_section', 'pairs_table', 'needle_section', 'samples_section',
-           'cost_sentence', 'cost_section', 'facts_section', 'render_report', 'write_report']
+           'how_scored', 'scores_section', 'curves_section', 'language_section', 'pairs_table', 'needle_section',
+           'samples_section', 'cost_sentence', 'cost_section', 'facts_section', 'render_report', 'write_report']
 
 # %% ../nbs/61_report.ipynb #05d8e120
 import base64, html, io, json, math
@@ -18,7 +18,7 @@ from . import plots
 
 # %% ../nbs/61_report.ipynb #3ec8d543
 KEYS = ('name', 'teacher', 'command', 'seed', 'date', 'machine', 'config', 'versions', 'timing', 'scores', 'curves',
-        'models', 'samples', 'efficiency', 'limits')
+        'models', 'samples', 'efficiency', 'limits', 'teacher_forward_tokens_per_s', 'peak_bytes')
 ORDER = ('teacher', 'all-linear', 'uniform', 'kl')
 
 def in_order(names)->list:
@@ -112,7 +112,11 @@ def picture(fig, alt:str, caption:str='')->str:
 missing = lambda what: f'<p class="missing">Missing from this run: {esc(what)}.</p>'
 section = lambda title, body: f'<section><h2>{esc(title)}</h2>{body}</section>'
 
-# %% ../nbs/61_report.ipynb #7d7e2b88
+# %% ../nbs/61_report.ipynb #5d9d8d20
+def chosen(run)->str:
+    "How the layers of the run's main hybrid are called"
+    return 'KL-guided' if any(plots.label_of(n) == 'KL-guided' for n in run.get('models') or {}) else 'chosen'
+
 def by_role(run)->dict:
     "The models of a run under their usual names"
     return {plots.role_of(n): m for n, m in (run.get('models') or {}).items()}
@@ -122,7 +126,7 @@ def recall_set(run):
     return next((s for m in (run.get('models') or {}).values() for s, g in (m.get('sets') or {}).items() if 'recall' in g), None)
 
 def compare(run, text=None, group='recall', metric='loss', pair=('kl', 'uniform')):
-    "Paired difference of two models on one text, or None"
+    "Paired difference of two models on one text, main hybrid minus uniform by default, or None"
     models, text = by_role(run), text or recall_set(run)
     a, b = (dig(models.get(n), 'sets', text, group) for n in pair)
     if not a or not b or 'per_document' not in a or 'per_document' not in b: return None
@@ -148,12 +152,12 @@ def plain_set(run):
 
 def verdict(run)->str:
     "Which choice of layers kept recall better, or that the run cannot tell"
-    diff = compare(run)
-    if not diff: return 'The paired comparison of KL-guided with uniform layers is missing from this run.'
-    what = f"loss on recall text, KL-guided minus uniform: {show(diff)} nats/token over {diff['n']} documents"
+    diff, mine = compare(run), chosen(run)
+    if not diff: return f'The paired comparison of {mine} with uniform layers is missing from this run.'
+    what = f"loss on recall text, {mine} minus uniform: {show(diff)} nats/token over {diff['n']} documents"
     if diff['separated'] is None: return f'One document only, so no interval ({what}).'
     if not diff['separated']: return f'This run cannot tell the two choices of layers apart: the interval holds zero ({what}).'
-    return f"{'KL-guided' if diff['value'] < 0 else 'Uniform'} layers keep recall better, beyond the interval ({what})."
+    return f"{(mine[0].upper()+mine[1:]) if diff['value'] < 0 else 'Uniform'} layers keep recall better, beyond the interval ({what})."
 
 def price(run)->str:
     "What the hybrid lost on plain text"
@@ -161,13 +165,13 @@ def price(run)->str:
     mine, ref = (dig(models.get(n), 'sets', text, 'plain', 'perplexity', 'value') for n in ('kl', 'teacher'))
     if mine is None or ref is None: return ''
     kl = dig(models['kl'], 'sets', text, 'plain', 'kl')
-    return f"On plain text ({text}) the KL-guided hybrid's perplexity is {three(mine)} where the teacher's is {three(ref)}" + (f'; KL to the teacher {show(kl)} nats/token.' if kl else '.')
+    return f"On plain text ({text}) the {chosen(run)} hybrid's perplexity is {three(mine)} where the teacher's is {three(ref)}" + (f'; KL to the teacher {show(kl)} nats/token.' if kl else '.')
 
 def headline(run)->tuple:
     "Title of the page and the sentences below it"
     kept = recall_kept(run)
     pct = lambda n: f'{100*kept[n]:.0f} %'.replace('-', '−')
-    if 'kl' in kept and 'uniform' in kept: title = f"Recall kept: {pct('kl')} with KL-guided layers, {pct('uniform')} with uniform layers"
+    if 'kl' in kept and 'uniform' in kept: title = f"Recall kept: {pct('kl')} with {chosen(run)} layers, {pct('uniform')} with uniform layers"
     elif 'kl' in kept: title = f"Recall kept: {pct('kl')}"
     else: title = 'What this hybrid lost and kept'
     return title, f'{verdict(run)} {price(run)}'.strip()
@@ -196,7 +200,13 @@ def headline_figure(run)->str:
     fig = plots.plot_intervals(values, 'Recall: closer to the teacher is better', f'loss on second copies, {s} (nats/token)', next((n for n in values if plots.role_of(n) == 'teacher'), ''))
     return picture(fig, alt, 'Dots are averages over tokens, bars are 95 % intervals over documents. Grey line: the teacher.')
 
-# %% ../nbs/61_report.ipynb #5b93a31d
+# %% ../nbs/61_report.ipynb #859cfb9c
+def how_scored(part)->str:
+    "Weights and cost of a set of scores, in words"
+    weights = ' + '.join(f'{three(w)} x {t}' for t, w in (part.get('weights') or {}).items())
+    cost = ', '.join(f'{three(v)} {k.replace("_", " ")}' for k, v in (part.get('cost') or {}).items())
+    return ' '.join(filter(None, [weights and f'Ranked by {weights}.', cost and f'Cost: {cost}.']))
+
 def scores_section(run)->str:
     "Bar chart of the layer scores, kept layers filled"
     s = run.get('scores')
@@ -209,7 +219,7 @@ def scores_section(run)->str:
         texts, method = part['texts'], part.get('method', 'unnamed')
         best = '; '.join(f"{t}: " + ', '.join(str(i) for i in sorted(range(len(v)), key=lambda i: -v[i])[:5]) for t, v in texts.items())
         fig = plots.plot_layers(texts, mine, f'Method "{method}": filled layers stay softmax')
-        used = 'This method chose the layers.' if part is s else 'Shown for comparison; it did not choose the layers.'
+        used = ' '.join(filter(None, [('This method chose the layers.' if mine else '') if part is s else 'Shown for comparison; it did not choose the layers.', how_scored(part)]))
         out.append(picture(fig, f'Score of each layer by method {method}. Five highest, {best}. Kept: {sorted(mine)}', used))
         rows = [[l, *(show(v[l]) for v in texts.values()), 'yes' if l in set(mine) else ''] for l in range(len(next(iter(texts.values()))))]
         out.append(f'<details><summary>Scores by {esc(method)} as a table</summary>' + table(['layer', *texts, 'kept'], rows, f'Layer scores, method {method} (nats/token)') + '</details>')
@@ -224,9 +234,10 @@ def curves_section(run)->str:
         models = {n: c for n in in_order(models) if (c := models[n]).get('loss')}
         if not models: continue
         unit = next(iter(models.values())).get('unit', 'nats/token')
+        ylabel = unit if 'loss' in unit or 'KL' in unit else f'loss ({unit})'
         ends = '; '.join(f"{plots.label_of(n)} from {three(c['loss'][0])} to {three(c['loss'][-1])}" for n, c in models.items())
         n = max(len(c['loss']) for c in models.values())
-        fig = plots.plot_curves(models, f'{stage}: loss over training', f'loss ({unit})', window=max(1, n//25))
+        fig = plots.plot_curves(models, f'{stage}: loss over training', ylabel, window=max(1, n//25))
         out.append(picture(fig, f'{stage}, training loss: {ends} ({unit})', f'Running mean over {max(1, n//25)} steps, single steps faint. {ends}.'))
     return ''.join(out) or missing('the loss curves of the training stages')
 
@@ -252,7 +263,7 @@ def pairs_table(run, texts)->str:
         clear = lambda d: 'missing' if d is None or d['separated'] is None else 'yes' if d['separated'] else 'no'
         if loss or kl: rows.append([f"{s}, {'recall' if g == 'recall' else 'plain'}", show(loss), clear(loss), show(kl), clear(kl)])
     head = ['text', 'loss difference (nats/token)', 'beyond the interval', 'KL difference (nats/token)', 'beyond the interval']
-    return table(head, rows, 'KL-guided minus uniform on the same documents; negative: KL-guided is closer') if rows else ''
+    return table(head, rows, f'{chosen(run)} minus uniform on the same documents; negative: {chosen(run)} is closer') if rows else ''
 
 def needle_section(run)->str:
     "Needle map and table"
@@ -282,7 +293,7 @@ def cost_sentence(end)->str:
     rows = {plots.role_of(n): r for n, r in end.items()}
     if 'kl' not in rows or 'teacher' not in rows: return ''
     h, t = rows['kl'], rows['teacher']
-    return f"<p>At {h['context']:,} tokens the KL-guided hybrid's cache has {three(h['cache_bytes']/t['cache_bytes'])} of the teacher's bytes, and a token takes {three(h['decode']['value']/t['decode']['value'])} of the teacher's time.</p>"
+    return f"<p>At {h['context']:,} tokens the hybrid's cache has {three(h['cache_bytes']/t['cache_bytes'])} of the teacher's bytes, and a token takes {three(h['decode']['value']/t['decode']['value'])} of the teacher's time.</p>"
 
 def cost_section(run)->str:
     "Cache bytes and latency against context"
@@ -318,6 +329,8 @@ def facts_section(run)->str:
     "Command, wall times, settings, versions"
     out = [f'<p>Command:</p><pre>{esc(run["command"])}</pre>' if run.get('command') else missing('the command')]
     facts = [[k, run[k]] for k in ('teacher', 'seed', 'date', 'machine') if run.get(k) is not None]
+    if run.get('teacher_forward_tokens_per_s'): facts.append(["teacher's forward (tokens/s)", three(run['teacher_forward_tokens_per_s'])])
+    if run.get('peak_bytes'): facts.append(['peak memory', size(run['peak_bytes'])])
     if facts: out.append(table(['fact', 'value'], facts, 'Run'))
     if run.get('seed') is None: out.append(missing('the seed'))
     t = run.get('timing')

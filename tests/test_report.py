@@ -116,6 +116,23 @@ def test_headline_tells_bad_news_too(kl, says, no_pictures):
     assert says in Page(render_report(run)).text
 
 
+def test_layers_chosen_by_hand_are_not_called_kl_guided(no_pictures):
+    run = fixture_run()
+    run['models']['hybrid'] = run['models'].pop('kl')
+    run['scores'] = None
+    text = Page(render_report(run)).text
+    assert 'Chosen layers keep recall better' in text and '94 % with chosen layers' in text
+    assert 'KL-guided' not in text.split('Which layers')[0]
+
+
+def test_every_key_of_the_main_job_is_known(no_pictures):
+    run = dict(fixture_run(), teacher_forward_tokens_per_s=431.2, peak_bytes=3.1e9)
+    run['scores'].update(weights=dict(plain=1., recall=1.), cost=dict(tokens=4096, layer_evaluations=525, seconds=61.), unit='nats')
+    run['scores']['other']['keep'] = dict(kl=[0, 1])
+    text = Page(render_report(run)).text
+    assert '431' in text and '3.10 GB' in text
+
+
 def test_no_share_of_recall_without_recall(no_pictures):
     run = fixture_run()
     for n, x in zip(NAMES, (3., 3.002, 3.001, 3.)):
