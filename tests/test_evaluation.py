@@ -391,3 +391,17 @@ def test_evaluate_end_to_end(pair, batches, monkeypatch):
     import json
     assert json.loads(json.dumps(got)) == got
     assert evaluate_models({'x': pair[1]}, TOK, **{**kw, 'needles': 0})['x']['needle'] is None
+    with pytest.raises(ConfigError, match='budget for text'): evaluate(pair[1], TOK, n_tokens={'other': 5}, **kw)
+
+
+@pytest.mark.parametrize('mixer', ['gdn', 'gdn-paper'])
+def test_formula_is_measured_bytes_on_hybrids(mixer):
+    from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+    teacher = llama(scale=1., num_hidden_layers=3)
+    student = build_student(teacher, mixer, verbose=False)
+    got = measure_efficiency({'teacher': teacher, 'all-linear': student, 'kl': build_hybrid(student, teacher, [1])}, (20, 40, 200),
+                             decode_tokens=1, rounds=2, prefill_chunk=8, prefill_limit=40)
+    assert all(r['cache_bytes'] == r['predicted_cache_bytes'] for r in got['rows'])
+    assert len({r['cache_bytes'] for r in got['rows'] if r['model'] == 'all-linear'}) == 1
+    long = {r['model']: r['cache_bytes'] for r in got['rows'] if r['context'] == 200}
+    assert long['kl'] == long['teacher']/3 + long['all-linear']*2/3

@@ -97,7 +97,7 @@ def test_page_is_self_contained_and_well_formed(run, text, page):
 
 def test_page_is_accessible(page):
     assert page.all('html')[0]['lang'] == 'en' and any(m.get('name') == 'viewport' for m in page.all('meta'))
-    assert len(page.all('h1')) == 1 and len(page.all('h2')) == 9 and len(page.all('caption')) == len(page.all('table'))
+    assert len(page.all('h1')) == 1 and len(page.all('h2')) == 9 and all(t['aria-label'] for t in page.all('table'))
     assert {th['scope'] for th in page.all('th')} == {'row', 'col'}
 
 
@@ -116,8 +116,33 @@ def test_headline_tells_bad_news_too(kl, says, no_pictures):
     assert says in Page(render_report(run)).text
 
 
+def test_layers_chosen_by_hand_are_not_called_kl_guided(no_pictures):
+    run = fixture_run()
+    run['models']['hybrid'] = run['models'].pop('kl')
+    run['scores'] = None
+    text = Page(render_report(run)).text
+    assert 'Chosen layers keep recall better' in text and '94 % with chosen layers' in text
+    assert 'KL-guided' not in text.split('Which layers')[0]
+
+
+def test_every_key_of_the_main_job_is_known(no_pictures):
+    run = dict(fixture_run(), teacher_forward_tokens_per_s=431.2, peak_bytes=3.1e9)
+    run['scores'].update(weights=dict(plain=1., recall=1.), cost=dict(tokens=4096, layer_evaluations=525, seconds=61.), unit='nats')
+    run['scores']['other']['keep'] = dict(kl=[0, 1])
+    text = Page(render_report(run)).text
+    assert '431' in text and '3.10 GB' in text
+
+
+def test_no_share_of_recall_without_recall(no_pictures):
+    run = fixture_run()
+    for n, x in zip(NAMES, (3., 3.002, 3.001, 3.)):
+        run['models'][n]['sets']['echo']['recall'] = group(x, x, spread=5. if n == 'teacher' else 0.)
+    text = Page(render_report(run)).text
+    assert 'Recall kept: ' not in text and 'What this hybrid lost and kept' in text
+
+
 def test_page_repeats_what_it_was_given(run, page):
-    for want in ('hybrid-distill run --seed 0', 'kl_removal', 'One seed.', 'Q4_1 teacher.', '0, 7, 14, 16, 18, 19, 20, 23', 'greedy, 20 tokens', '2 CPU cores', 'stage 1', '80,000', 'stretched', '8.2 MB', 'L2 norm'):
+    for want in ('hybrid-distill run --seed 0', 'kl_removal', 'One seed.', 'Q4_1 teacher.', '0, 7, 14, 16, 18, 19, 20, 23', 'greedy, 20 tokens', '2 CPU cores', 'KL-guided minus uniform on the same documents', "of the teacher's bytes", 'stage 1', '80,000', 'stretched', '8.2 MB', 'L2 norm'):
         assert want in page.text + ' '.join(i['alt'] + ' ' for i in page.all('img')), want
     assert 'Missing from this run' not in page.text
 

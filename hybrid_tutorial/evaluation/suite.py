@@ -35,7 +35,7 @@ def evaluate_models(
     *,
     teacher=None, # The model to compare with; may be one of `models`
     sets=('wikipedia_5', 'owt_5', 'echo'), # Held-out texts, or dict name -> list of batches
-    n_tokens:int=8192, # Of each text, rounded up to rows
+    n_tokens=8192, # Of each text, rounded up to rows; or dict name -> tokens
     seq_len:int=512, # Tokens a row
     batch_size:int=4, # Rows run together
     needles:int=1, # Needles of each length and depth; 0 leaves the test out
@@ -49,10 +49,12 @@ def evaluate_models(
     "Language and recall metrics of several models, with one teacher pass for all"
     tell = progress or (lambda what, tokens: None)
     if isinstance(sets, str): sets = (sets,)
-    rows = -(-n_tokens//seq_len)
+    wanted = n_tokens if isinstance(n_tokens, dict) else {s: n_tokens for s in sets}
+    short = [s for s in sets if s not in wanted]
+    if short: raise ConfigError(f"n_tokens names no budget for {', '.join(short)}")
     out = {n: dict(sets={}, needle=None, model=describe(m), seconds={}) for n, m in models.items()}
     for s in sets:
-        batches = sets[s] if isinstance(sets, dict) else held_out(s, tokenizer, seq_len=seq_len, n=rows, batch_size=batch_size)
+        batches = sets[s] if isinstance(sets, dict) else held_out(s, tokenizer, seq_len=seq_len, n=-(-wanted[s]//seq_len), batch_size=batch_size)
         start = time.perf_counter()
         got = evaluate_many(models, batches, teacher=teacher, dtype=dtype, seed=seed, progress=lambda n: tell(s, n))
         for n in models: out[n]['sets'][s], out[n]['seconds'][s] = got[n], (time.perf_counter()-start)/len(models)
@@ -63,7 +65,7 @@ def evaluate_models(
             out[n]['needle'] = summarise_items(items, score_items(m, items, batch_size=batch_size, dtype=dtype), seed)
             out[n]['seconds']['needle'] = time.perf_counter()-start
             tell('needle', sum(i.length for i in items))
-    settings = dict(sets=list(sets), n_tokens=rows*seq_len, seq_len=seq_len, needles=needles, lengths=list(lengths), depths=list(depths), style=style, dtype=str(dtype), seed=seed)
+    settings = dict(sets=list(sets), n_tokens=wanted, seq_len=seq_len, needles=needles, lengths=list(lengths), depths=list(depths), style=style, dtype=str(dtype), seed=seed)
     for r in out.values(): r['settings'] = settings
     return out
 
@@ -80,7 +82,7 @@ def evaluate(
     *,
     teacher=None, # The model to compare with
     sets=('wikipedia_5', 'owt_5', 'echo'), # Held-out texts, or dict name -> list of batches
-    n_tokens:int=8192, # Of each text, rounded up to rows
+    n_tokens=8192, # Of each text, rounded up to rows; or dict name -> tokens
     seq_len:int=512, # Tokens a row
     batch_size:int=4, # Rows run together
     needles:int=1, # Needles of each length and depth; 0 leaves the test out
