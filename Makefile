@@ -29,6 +29,7 @@ test: install
 	$(BIN)/python -m pytest tests
 
 docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/build.py
 
 clean:

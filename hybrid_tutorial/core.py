@@ -178,7 +178,7 @@ def cache_dir(
     root = os.environ.get('HYBRID_TUTORIAL_CACHE') or Path(base)/'hybrid_tutorial'
     path = Path(root).joinpath(*parts)
     try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise TeacherError(f"cannot write the cache folder {path} ({e}); set HYBRID_TUTORIAL_CACHE to a folder you own") from e
+    except OSError as e: raise ConfigError(f"cannot write the cache folder {path} ({e}); set HYBRID_TUTORIAL_CACHE to a folder you own") from e
     return path
 
 # %% ../nbs/00_core.ipynb #e1276ec4

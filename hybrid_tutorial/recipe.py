@@ -39,6 +39,7 @@ class Recipe:
     ratio:float = 0.25                     # share of layers that stay softmax
     keep:tuple|None = None                 # or these layers, without scoring
     method:str = 'kl_removal'              # selector whose scores decide
+    rounds:int = 2                         # 2 scores the better half of the layers once more
     compare:str|None = 'kl'                # selector shown beside it; None leaves it out
     seq_len:int = 512                      # tokens per row
     echo:float = 0.5                       # share of rows that are echo documents
@@ -196,9 +197,9 @@ class Conversion:
             if method is None or method in self.scores: continue
             file = self.f.stages/f'scores-{method}.json'
             def work():
-                s = score_layers(self.student, self.teacher, self.text(2), method=method, tokens=tokens, dtype=r.dtype, show=self.show)
+                s = score_layers(self.student, self.teacher, self.text(2), method=method, rounds=r.rounds if method == 'kl_removal' else 1, tokens=tokens, dtype=r.dtype, show=self.show)
                 s.save(file); return s.cost
-            self.f.stage(f'score-{method}', work, tokens=tokens*2*self.layers)
+            self.f.stage(f'score-{method}', work)
             self.scores[method] = Scores.load(file)
 
     def choose(self)->dict:
@@ -312,6 +313,8 @@ def summary(job:Conversion, speed:float, command:str|None)->dict:
     "What the report shows, as one dict"
     r, f = job.r, job.f
     timing = f.timing()
+    for m, s in job.scores.items():                   # one "token" of scoring is one token through one candidate
+        t = timing[f'score-{m}']; t.update(tokens=s.cost['candidate_tokens'], tokens_per_s=round(s.cost['candidate_tokens']/t['seconds'], 1))
     for t in timing.values():
         if 'tokens_per_s' in t: t['ratio_to_teacher_forward'] = round(t['tokens_per_s']/speed, 3)
     part = lambda s: dict(method=s.method, texts=s.texts, weights=s.weights, cost=s.cost, unit=s.unit)

@@ -149,3 +149,18 @@ def test_random_layers_and_jaccard():
 ])
 def test_bad_input(call):
     with pytest.raises(ConfigError): call()
+
+
+def test_second_round_scores_the_better_half_in_company():
+    teacher = tiny_teacher('qwen2', seed=5)
+    student, ids = build_student(teacher, verbose=False), tokens(4, 48)
+    one, two = (score_layers(student, teacher, [ids], rounds=r, tokens=192) for r in (1, 2))
+    alive = one.ranking[:3]
+    assert two.texts == one.texts and sorted(two.ranking[:3]) == sorted(alive) and two.ranking[3:] == one.ranking[3:]
+    base, half = build_hybrid(student, teacher, alive), ids[:2]
+    plain, swaps = swap_scores(base, student, teacher, half, torch.ones_like(half, dtype=torch.bool), alive)
+    gain = {l: sum(swaps[l])/2-sum(plain)/2 for l in alive}
+    assert two.ranking[:3] == sorted(alive, key=lambda l: -max(gain[l], 0))
+    assert not swaps[one.ranking[-1]]
+    with pytest.raises(ConfigError): score_layers(student, teacher, [ids], rounds=3)
+    with pytest.raises(ConfigError): score_layers(student, teacher, [ids], rounds=2, method='kl')

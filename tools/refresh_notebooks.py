@@ -6,6 +6,7 @@ from nbclient import NotebookClient
 
 os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
+os.environ.setdefault('PYTHONWARNINGS', 'ignore:IProgress not found')
 ROOT = Path(__file__).resolve().parent.parent
 SKIP = re.compile(r'^#\|\s*(eval:\s*false|cuda)\b', re.M)   # `slow` cells do run here
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..core import CheckpointError, ConfigError, DataError, atomic_file, unknown
-from ..models.hybrid import head_options
+from ..models.hybrid import build_hybrid, head_options
 from ..ops.loss import KLTarget
 from ..training.loop import Progress, autocast
 
@@ -89,10 +89,12 @@ class Scores:
     weights:dict                  # text: weight in `scores`
     cost:dict = field(default_factory=dict)  # tokens, layer evaluations, seconds
     unit:str = 'nats of KL to the teacher per token'
+    final:list|None = None        # scores after a second round; None: the weighted sum of `texts`
 
     @property
     def scores(self)->list[float]:
-        "Weighted sum over texts, one number per layer"
+        "One number per layer: weighted sum over texts, or what the second round left"
+        if self.final is not None: return self.final
         layers = len(next(iter(self.texts.values())))
         return [sum(w*self.texts[t][i] for t, w in self.weights.items() if t in self.texts) for i in range(layers)]
 
@@ -117,7 +119,7 @@ class Scores:
         "Read what `save` wrote"
         try: d = json.loads(Path(path).read_text())
         except (OSError, ValueError) as e: raise CheckpointError(f"{path} is not a scores file ({e}); score again") from e
-        return cls(**{k: d[k] for k in ('method', 'texts', 'rows', 'weights', 'cost', 'unit')})
+        return cls(**{k: d[k] for k in ('method', 'texts', 'rows', 'weights', 'cost', 'unit', 'final')})
 
 # %% ../../nbs/30_scores.ipynb #ad28523c
 @torch.no_grad()
@@ -151,6 +153,18 @@ def swap_scores(
                 tick()
     return plain, swaps
 
+# %% ../../nbs/30_scores.ipynb #47fe0c62
+def _mean(x): return sum(x)/len(x)
+
+def _score_round(base, donor, teacher, chosen, layers, sign, **how):
+    "One pass over the texts: score and rows of each layer, by text"
+    texts, rows = {}, {}
+    for text, (ids, mask) in chosen.items():
+        plain, swaps = swap_scores(base, donor, teacher, ids, mask, layers, **how)
+        rows[text] = {l: [sign*(s-p) for s, p in zip(swaps[l], plain)] for l in layers}
+        texts[text] = {l: _mean(rows[text][l]) for l in layers}
+    return texts, rows
+
 # %% ../../nbs/30_scores.ipynb #62330efc
 METHODS = ('kl', 'kl_removal')
 
@@ -160,7 +174,8 @@ def score_layers(
     corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
     *,
     method:str='kl_removal', # "kl_removal": linearise one layer of the teacher; "kl": restore one in the student
-    tokens:int=2048, # Per text
+    rounds:int=1, # 2 scores the better half once more among themselves ("kl_removal" only)
+    tokens:int=2048, # Per text; a second round uses half
     seq_len:int|None=None, # `T`; the corpus's own if None
     weights:dict|None=None, # Of the texts in the final score; see `WEIGHTS`
     start:int=0, # First row of the corpus to use
@@ -170,25 +185,32 @@ def score_layers(
 )->Scores: # `.scores` lists one number per layer, higher = keep
     "Score every layer by KL, with forward passes only"
     if method not in METHODS: raise ConfigError(unknown('selector', method, METHODS))
-    L = len(teacher.model.layers)
+    if rounds not in (1, 2) or rounds == 2 and method == 'kl': raise ConfigError("rounds is 1, or 2 with method='kl_removal'")
+    L, weights, began = len(teacher.model.layers), dict(WEIGHTS if weights is None else weights), time.time()
     if len(getattr(student, 'mixers', {})) != L: raise ConfigError("score_layers needs an all-linear student (build_student, then align)")
-    weights = dict(WEIGHTS if weights is None else weights)
-    texts, rows, began = {}, {}, time.time()
-    base, donor = (student, teacher) if method == 'kl' else (teacher, student)
+    if other := set(weights)-{'plain', 'recall'}: raise ConfigError(unknown('text', sorted(other)[0], ['plain', 'recall']))
     chosen = scoring_rows(corpus, tokens, seq_len, start)
-    if unknown_texts := set(weights)-{'plain', 'recall'}: raise ConfigError(unknown('text', sorted(unknown_texts)[0], ['plain', 'recall']))
-    total = sum(-(-len(ids)//batch_size) for ids, _ in chosen.values())*L
-    done = [0]
+    half = {t: (ids[:-(-len(ids)//2)], mask[:-(-len(ids)//2)]) for t, (ids, mask) in chosen.items()}
+    parts = lambda c: sum(-(-len(ids)//batch_size) for ids, _ in c.values())
+    total, done = parts(chosen)*L+(parts(half)*(L//2+1) if rounds == 2 else 0), [0]
+    base, donor, sign = (student, teacher, -1.) if method == 'kl' else (teacher, student, 1.)
     with Progress(f'score ({method})', total, 'layers', show) as bar:
         def tick(): done[0] += 1; bar.update(done[0])
-        for text, (ids, mask) in chosen.items():
-            plain, swaps = swap_scores(base, donor, teacher, ids, mask, batch_size, dtype, tick)
-            sign = -1. if method == 'kl' else 1.
-            rows[text] = [[sign*(s-p) for s, p in zip(swap, plain)] for swap in swaps]
-            texts[text] = [sum(r)/len(r) for r in rows[text]]
-    n = sum(ids.numel() for ids, _ in chosen.values())
-    cost = dict(tokens=n, layer_evaluations=L*(L+1)//2+2*L, seconds=round(time.time()-began, 1))
-    return Scores(method, texts, rows, {t: w for t, w in weights.items() if t in texts}, cost)
+        how = dict(batch_size=batch_size, dtype=dtype, tick=tick)
+        texts, rows = _score_round(base, donor, teacher, chosen, range(L), sign, **how)
+        final = {l: sum(weights.get(t, 0)*texts[t][l] for t in texts) for l in range(L)}
+        n, evaluations = sum(ids.numel() for ids, _ in chosen.values()), L*(L+1)//2+2*L
+        candidates = n*L
+        if rounds == 2:
+            alive = sorted(sorted(final, key=lambda l: (-final[l], l))[:L//2+1])
+            again, _ = _score_round(build_hybrid(student, teacher, alive), student, teacher, half, alive, 1., **how)
+            floor = max((final[l] for l in final if l not in alive), default=0.)
+            for l in alive: final[l] = floor+max(sum(weights.get(t, 0)*again[t][l] for t in again), 0.)+1e-9
+            more = sum(ids.numel() for ids, _ in half.values())
+            n, evaluations, candidates = n+more, evaluations+sum(L-l for l in alive)+2*L, candidates+more*len(alive)
+    cost = dict(tokens=n, candidate_tokens=candidates, layer_evaluations=evaluations, seconds=round(time.time()-began, 1))
+    return Scores(method if rounds == 1 else f'{method}, 2 rounds', {t: [v[l] for l in range(L)] for t, v in texts.items()}, {t: [v[l] for l in range(L)] for t, v in rows.items()},
+                  {t: w for t, w in weights.items() if t in texts}, cost, final=[final[l] for l in range(L)] if rounds == 2 else None)
 
 # %% ../../nbs/30_scores.ipynb #2d11bc08
 WEIGHTS = dict(plain=1., recall=1.)   # of the texts in the default score
