@@ -6,8 +6,8 @@
 __all__ = ['MAY_BE_ZERO', 'PROMPTS', 'Recipe', 'RunFolder', 'peak_memory', 'Conversion', 'continuations', 'save_model', 'run',
            'summary', 'versions', 'model_card']
 
-# %% ../nbs/60_main_job.ipynb #20cde91a
-import contextlib, copy, dataclasses, datetime, importlib.metadata, json, os, platform, resource, shlex, sys, time
+# %% ../nbs/60_main_job.ipynb #6dde7710
+import contextlib, copy, dataclasses, datetime, importlib.metadata, json, os, platform, resource, shlex, shutil, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
@@ -44,12 +44,12 @@ class Recipe:
     seq_len:int = 512                      # tokens per row
     echo:float = 0.5                       # share of rows that are echo documents
     calibrate_tokens:int = 12288           # of the align budget, spent on the closed form
-    align_tokens:int = 40960               # stage 1
+    align_tokens:int = 28672               # stage 1
     align_batch:int = 4                    # rows per step
     align_lr:float = 1e-3                  # peak, cosine to 0
     score_tokens:int = 1024                # per text, default selector
     compare_tokens:int = 512               # per text, selector shown beside it
-    distill_tokens:int = 8192              # stage 2, for each hybrid
+    distill_tokens:int = 4096              # stage 2, for each hybrid
     distill_batch:int = 1                  # rows per step
     distill_lr:float = 7e-6                # of everything but attention
     distill_lr_attention:float = 1e-4      # of mixers and kept softmax
@@ -57,9 +57,9 @@ class Recipe:
     finetune_tokens:int = 0                # stage 3; 0 leaves it out
     finetune_corpus:str|None = None        # its text or conversations; `corpus` if None
     finetune_lr:float = 1e-5               # of everything
-    eval_tokens:int = 2048                 # per held-out set
+    eval_tokens:int = 1024                 # per held-out text, twice as many of echo documents
     needle_lengths:tuple = (256, 512, 1024)  # tokens of a needle's prompt
-    needle_depths:tuple = (0.1, 0.5, 0.9)  # place of the needle, 0 front, 1 back
+    needle_depths:tuple = (0.25, 0.75)     # place of the needle, 0 front, 1 back
     needles:int = 1                        # per length and depth
     contexts:tuple = (256, 1024, 4096)     # tokens in the cache, for speed and bytes
     sample_tokens:int = 40                 # of each continuation
@@ -79,8 +79,8 @@ class Recipe:
     @classmethod
     def quick(cls, **kwargs)->'Recipe':
         "A first look in about two minutes"
-        return cls(**{**dict(seq_len=256, calibrate_tokens=3072, align_tokens=4096, align_batch=2, score_tokens=256, compare=None, distill_tokens=1024, eval_tokens=512,
-                             needle_lengths=(256,), needle_depths=(0.2, 0.5, 0.8), contexts=(256, 1024), sample_tokens=16), **kwargs})
+        return cls(**{**dict(seq_len=256, calibrate_tokens=2560, align_tokens=3072, align_batch=2, score_tokens=256, compare=None, rounds=1, distill_tokens=768, eval_tokens=256,
+                             needle_lengths=(256,), needle_depths=(0.5,), contexts=(64, 256), sample_tokens=8), **kwargs})
 
     @classmethod
     def tiny(cls, **kwargs)->'Recipe':
@@ -102,9 +102,10 @@ MAY_BE_ZERO = ('calibrate_tokens', 'finetune_tokens', 'sample_tokens')
 def _check_type(f, value):
     "Refuse a value whose type does not fit its field"
     kinds = {'int': int, 'float': (int, float), 'str': str, 'tuple': (tuple, list), 'dict': dict}
-    allowed = tuple(t for name in str(f.type).split('|') if name in kinds for t in (kinds[name] if isinstance(kinds[name], tuple) else (kinds[name],)))
-    if value is None and 'None' in str(f.type): return
-    if isinstance(value, bool) or not isinstance(value, allowed): raise ConfigError(f"{f.name} must be {f.type}, got {value!r}")
+    written = getattr(f.type, '__name__', str(f.type))
+    allowed = tuple(t for name in written.replace(' ', '').split('|') if name in kinds for t in (kinds[name] if isinstance(kinds[name], tuple) else (kinds[name],)))
+    if value is None and 'None' in written: return
+    if isinstance(value, bool) or not isinstance(value, allowed): raise ConfigError(f"{f.name} must be {written}, got {value!r}")
 
 # %% ../nbs/60_main_job.ipynb #7171449d
 class RunFolder:
@@ -135,6 +136,7 @@ class RunFolder:
         result = work()
         spent = next((r['seconds'] for r in reversed(self.metrics.records) if r.get('stage') == name), 0.)
         with atomic_file(file) as tmp: tmp.write_text(json.dumps(dict(result=result, seconds=round(max(time.time()-start, spent), 2), tokens=tokens, peak_bytes=peak_memory())))
+        shutil.rmtree(self.stages/name, ignore_errors=True)       # its checkpoint has done its work
         return result
 
     def timing(self)->dict:
@@ -195,7 +197,7 @@ class Conversion:
         if r.keep is not None: return
         for method, tokens in ((r.method, r.score_tokens), (r.compare, r.compare_tokens)):
             if method is None or method in self.scores: continue
-            file = self.f.stages/f'scores-{method}.json'
+            file = self.f.stages/'scores'/f'{method}.json'
             def work():
                 s = score_layers(self.student, self.teacher, self.text(2), method=method, rounds=r.rounds if method == 'kl_removal' else 1, tokens=tokens, dtype=r.dtype, show=self.show)
                 s.save(file); return s.cost
@@ -238,8 +240,8 @@ class Conversion:
     def measure(self):
         "Held-out text, needles, speed and bytes, samples"
         r, tick = self.r, lambda *a: None
-        self.evaluation = self.f.stage('evaluate', lambda: evaluate_models(self.models, self.tok, teacher=self.teacher, n_tokens=r.eval_tokens, seq_len=r.seq_len, needles=r.needles,
-                                       lengths=r.needle_lengths, depths=r.needle_depths, dtype=r.dtype, seed=r.seed), tokens=len(self.models)*3*r.eval_tokens)
+        self.evaluation = self.f.stage('evaluate', lambda: evaluate_models(self.models, self.tok, teacher=self.teacher, n_tokens=dict(wikipedia_5=r.eval_tokens, owt_5=r.eval_tokens, echo=2*r.eval_tokens), seq_len=r.seq_len, needles=r.needles,
+                                       lengths=r.needle_lengths, depths=r.needle_depths, dtype=r.dtype, seed=r.seed), tokens=len(self.models)*4*r.eval_tokens)
         with atomic_file(self.f.path/'evaluation.json') as tmp: tmp.write_text(json.dumps(self.evaluation, indent=1))
         self.samples = self.f.stage('samples', lambda: continuations(self.models, self.tok, r.sample_tokens)) if r.sample_tokens else []
         timed = {n: m for n, m in self.models.items() if n != 'uniform'}      # uniform costs what the chosen hybrid costs

@@ -165,4 +165,4 @@ def test_commands_work_on_a_model_folder(done, folder, capsys, tmp_path):
 def test_score_command_then_run_goes_on(folder, tmp_path, capsys):
     tiny = ['--teacher', str(folder), '--seq-len', '64', '--calibrate-tokens', '256', '--align-tokens', '1024', '--align-batch', '2', '--score-tokens', '128', '--compare', 'none', '--out', str(tmp_path/'s')]
     assert main(['score', *tiny]) == 0
-    assert 'keep' in capsys.readouterr().out and (tmp_path/'s'/'stages'/'scores-kl_removal.json').exists() and not (tmp_path/'s'/'model').exists()
+    assert 'keep' in capsys.readouterr().out and (tmp_path/'s'/'stages'/'scores'/'kl_removal.json').exists() and not (tmp_path/'s'/'model').exists()

@@ -196,7 +196,7 @@ def toy(tmp_path=None, n=6, step_fn=None, **kwargs):
     def step(batch):
         loss = (w*batch['input_ids'].float().mean()).pow(2).sum(); loss.backward(); return loss.detach()
     data = [dict(input_ids=torch.full((1, 2), i+1)) for i in range(n)]
-    m = train(step_fn(w) if step_fn else step, [dict(params=dict(w=w))], lambda s: iter(data[s:]), n, LoopSettings(lr=0.1), folder=tmp_path and tmp_path/'ck', **kwargs)
+    m = train(step_fn(w) if step_fn else step, [dict(params=dict(w=w))], lambda s: iter(data[s:]), n, LoopSettings(lr=0.1, save_seconds=0.), folder=tmp_path and tmp_path/'ck', **kwargs)
     return w, m
 
 

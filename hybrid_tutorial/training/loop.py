@@ -168,7 +168,7 @@ class LoopSettings:
     betas:tuple = (0.9, 0.95)    # of AdamW, as both papers
     weight_decay:float = 0.      # RADLADS uses 0; the official code 0.01 on everything, by accident
     clip:float|None = 1.         # largest global gradient norm; None leaves it to the stage
-    save_seconds:float = 120.    # time between checkpoints
+    save_seconds:float = 300.    # time between checkpoints
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES: raise ConfigError(unknown('schedule', self.schedule, SCHEDULES))
@@ -213,7 +213,6 @@ def train(
             if folder and (stop.is_set() or step < total_steps and time.time()-saved > settings.save_seconds): save(); saved = time.time()
             if stop.is_set(): raise KeyboardInterrupt(f"stopped in {stage} after step {step}"+(f"; saved in {folder}" if folder else ''))
     if step < total_steps: raise TrainingError(f"{stage}: the data ended after {step} of {total_steps} steps; ask for fewer tokens or give more text")
-    if folder: save()
     return metrics
 
 # %% ../../nbs/20_loop.ipynb #8c02b237
