@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recurrent_gated_delta_rule', 'unit_lower_inverse', 'decay_matrix', 'ChunkGatedDeltaRule', 'chunk_gated_delta_rule',
            'parallel_gated_delta_rule', 'recurrent_delta_rule', 'parallel_delta_rule', 'chunk_delta_rule',
-           'recurrent_kda', 'UnitLowerInverse', 'correct_and_write', 'chunk_kda', 'parallel_kda']
+           'recurrent_kda', 'UnitLowerInverse', 'chunk_kda', 'parallel_kda']
 
 # %% ../../nbs/04_delta_rule.ipynb #5bef2531
 import math
@@ -327,36 +327,20 @@ class UnitLowerInverse(torch.autograd.Function):
         T, = ctx.saved_tensors
         return -(T.mT @ dT @ T.mT).tril(-1)
 
-def correct_and_write(
-    S:Tensor, # State `(B, HV, K, V)`
-    q:Tensor, # Reader of the output `(N, B*HV, C, K)`
-    a:Tensor, # Reader of the correction, same shape
-    E:Tensor, # Log decay that the correction's reader sees `(N, B*HV, C, K)`
-    b:Tensor, # Writer of the correction
-    x:Tensor, # What is added to the correction's read `(N, B*HV, C, V)`
-    G:Tensor, # Running sum of log decays `(N, B*HV, C, K)`
-)->tuple: # Output `(N, B*HV, C, V)`, final state
-    "Chunks of `y = x + read(a)`, `S += b y`, `o = read(q)` under a decay per channel"
-    R, EG = torch.stack([q, a], 2), torch.stack([G, E], 2)
-    P = DecayedScores.apply(R, EG, b[:, :, None], G).flatten(4, 5)
-    T = UnitLowerInverse.apply(-P[:, :, 1])
-    R, last = R*EG.exp(), G[..., -1:, :]
-    keep, W, base, TA = last.exp().mT, b*(last-G).exp(), T @ x, T @ R[:, :, 1]
-    states, Y = [S.flatten(0, 1)], []
-    for c, w, y, t in zip(keep, W, base, TA):
-        Y.append(torch.baddbmm(y, t, states[-1]))
-        states.append(torch.baddbmm(c*states[-1], w.mT, Y[-1]))
-    o = R[:, :, 0] @ torch.stack(states[:-1]) + P[:, :, 0] @ torch.stack(Y)
-    return o, states[-1].view(S.shape)
-
 # %% ../../nbs/04_delta_rule.ipynb #30e93949
 def _kda_chunks(S, q, k, v, g, beta, C):
     "KDA on a stretch of chunks"
-    B, T, HV, _ = v.shape
+    (B, T, HV, _), shape = v.shape, S.shape
     q, k, v, g, beta = (to_chunks(x, C, HV) for x in (q, k, v, g, beta))
-    G, b = g.clamp(min=log_zero(g)).cumsum(-2), beta[..., None]
-    o, S = correct_and_write(S, q, -b*k, G, k, b*v, G)
-    return from_chunks(o, B)[:, :T], S
+    G, R = g.clamp(min=log_zero(g)).cumsum(-2), torch.stack([q, k*beta[..., None]], 2)
+    P = DecayedScores.apply(R, G[:, :, None], k[:, :, None], G).flatten(4, 5)
+    T_inv, R, last = UnitLowerInverse.apply(P[:, :, 1]), R*G.exp()[:, :, None], G[..., -1:, :]
+    states, U = [S.flatten(0, 1)], []
+    for t, x, r, k, a in zip(T_inv, v*beta[..., None], R[:, :, 1], k*(last-G).exp(), last.exp().mT):
+        U.append(t @ torch.baddbmm(x, r, states[-1], alpha=-1))
+        states.append(torch.baddbmm(a*states[-1], k.mT, U[-1]))
+    o = R[:, :, 0] @ torch.stack(states[:-1]) + P[:, :, 0] @ torch.stack(U)
+    return from_chunks(o, B)[:, :T], states[-1].view(shape)
 
 def chunk_kda(
     q:Tensor, # Queries `(B, T, H, K)`

@@ -8,6 +8,8 @@ __all__ = ['balance', 'recurrent_rwkv6', 'parallel_rwkv6', 'chunk_rwkv6']
 # %% ../../nbs/05_rwkv_relatives.ipynb #f38b5175
 import torch
 from torch import Tensor
+from ..core import ShapeError
+from .layout import expect_shape
 from .gla import recurrent_gla, parallel_gla, chunk_gla
 
 # %% ../../nbs/05_rwkv_relatives.ipynb #32baf667
@@ -16,6 +18,8 @@ def balance(
     w:Tensor, # Log decay `(B, T, HV, K)`
 )->Tensor: # `k * (1 - exp(w))`, with `HV` heads
     "Write as much as is forgotten: the balance-state key"
+    if w.shape[2] % k.shape[2]: raise ShapeError(f"{w.shape[2]} value heads are not a multiple of {k.shape[2]} key heads")
+    expect_shape(w=(w, (*k.shape[:2], w.shape[2], k.shape[3])))
     return k.repeat_interleave(w.shape[2]//k.shape[2], 2)*-torch.expm1(w)
 
 # %% ../../nbs/05_rwkv_relatives.ipynb #5086a74c

@@ -72,11 +72,11 @@ def _chunks(S, r, w, k, v, a, b, C):
     T_inv = UnitLowerInverse.apply(-P[:, :, 1, :, 1])
     R, last = R*E.exp(), G[..., -1:, :]
     W = W*(last-G).exp()[:, :, None]
-    base, TA = T_inv @ (P[:, :, 1, :, 0] @ v), T_inv @ R[:, :, 1]
+    x, kv = P[:, :, 1, :, 0] @ v, W[:, :, 0].mT @ v
     states, Y = [S.flatten(0, 1)], []
-    for c, kv, z, y, t in zip(last.exp().mT, W[:, :, 0].mT @ v, W[:, :, 1], base, TA):
-        Y.append(torch.baddbmm(y, t, states[-1]))
-        states.append(torch.baddbmm(torch.addcmul(kv, c, states[-1]), z.mT, Y[-1]))
+    for c, t, a, b, x, kv in zip(last.exp().mT, T_inv, R[:, :, 1], W[:, :, 1], x, kv):
+        Y.append(t @ torch.baddbmm(x, a, states[-1]))
+        states.append(torch.baddbmm(torch.addcmul(kv, c, states[-1]), b.mT, Y[-1]))
     o = R[:, :, 0] @ torch.stack(states[:-1]) + P[:, :, 0].flatten(3) @ torch.cat([v, torch.stack(Y)], 2)
     return from_chunks(o, B)[:, :T], states[-1].view(shape)
 
