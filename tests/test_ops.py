@@ -43,8 +43,7 @@ def test_grouped_value_heads(op):
     xs, S = case(op, T=20, H=2, HV=6)
     want = run(form(op, 'recurrent'), xs, S)
     for kind in ('parallel', 'chunk'): assert worst(run(form(op, kind), xs, S, chunk_size=8), want) < 1e-10
-    n = {'rwkv6': 2}.get(op, 2)
-    flat = [x.repeat_interleave(3, 2) if i < n else x for i, x in enumerate(xs)]
+    flat = [x.repeat_interleave(3, 2) if i < 2 else x for i, x in enumerate(xs)]
     assert rms_error(run(form(op, 'chunk'), flat, S, grads=False)[0], want[0]) < 1e-10
 
 
@@ -282,7 +281,8 @@ def test_arguments_for_fla(op):
     args, finish = _fla_arguments(op, xs, common)
     args.pop('normalize', None)
     twin = {'rwkv6': 'gla'}.get(op, op)
-    o, s = form(twin, 'chunk')(*(args.pop(k) for k in FLA[op][2].split()), **args)
+    xs = [args.pop(k) for k in FLA[op][2].split()]
+    o, s = form(twin, 'chunk')(*xs, **args)
     assert rms_error(finish(o), want) < 1e-10 and rms_error(s, end) < 1e-10
 
 

@@ -6,7 +6,7 @@ from ops_cases import form
 
 pytest.importorskip('fla')
 GRID = [(1, 63, 1, 64, 1.), (2, 500, 2, 60, 1.), (2, 1000, 2, 100, 0.1), (2, 75, 4, 64, 0.01), (1, 256, 2, 128, 10.)]
-TIGHT = 1e-4  # fla allows 0.005 for values and 0.02 for some gradients
+TIGHT, GATES = 1e-4, 1e-3  # fla allows 0.005 for values and up to 0.02 for the gradients of gates
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -27,7 +27,8 @@ def inputs(B, T, H, D, normalizer, names, HV=None):
     return [make[x]().requires_grad_() for x in names.split()]
 
 
-def compare(ours, theirs, xs, tol=TIGHT):
+def compare(ours, theirs, xs, gate=None):
+    "`gate` is the place of the log decay among the inputs: at the strongest gates its true gradient is almost nothing"
     outs = []
     for f in (ours, theirs):
         o, s = f(*xs)
@@ -36,7 +37,8 @@ def compare(ours, theirs, xs, tol=TIGHT):
         outs.append([o, s, *torch.autograd.grad([o, s], xs, [go, gs])])
     errors = [rms_error(a, b) for a, b in zip(*outs)]
     assert all(torch.isfinite(x).all() for x in outs[0])
-    assert max(errors) < tol, errors
+    assert gate is None or errors.pop(gate+2) < GATES
+    assert max(errors) < TIGHT, errors
 
 
 kw = lambda S: dict(initial_state=S, output_final_state=True)
@@ -47,7 +49,7 @@ def test_gated_delta_rule(B, T, H, D, norm):
     from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule as theirs
     xs = inputs(B, T, H, D, norm, 'q k v g beta S')
     compare(lambda q, k, v, g, b, S: form('gated_delta_rule', 'chunk')(q, k, v, g, b, **kw(S)),
-            lambda q, k, v, g, b, S: theirs(q, k, v, b, g, **kw(S)), xs)
+            lambda q, k, v, g, b, S: theirs(q, k, v, b, g, **kw(S)), xs, 3)
 
 
 @pytest.mark.parametrize('C', [16, 32, 64])
@@ -74,7 +76,7 @@ def test_delta_rule(B, T, H, D, norm):
 def test_gla(B, T, H, D, norm):
     from fla.ops.gla.naive import naive_recurrent_gla as theirs
     xs = inputs(B, T, H, D, norm, 'q k v gk S')
-    compare(lambda q, k, v, g, S: form('gla', 'chunk')(q, k, v, g, **kw(S)), lambda q, k, v, g, S: theirs(q, k, v, g, **kw(S)), xs)
+    compare(lambda q, k, v, g, S: form('gla', 'chunk')(q, k, v, g, **kw(S)), lambda q, k, v, g, S: theirs(q, k, v, g, **kw(S)), xs, 3)
 
 
 @pytest.mark.parametrize('B, T, H, D, norm', GRID[:3])
@@ -90,7 +92,7 @@ def test_rwkv6(B, T, H, D, norm):
 def test_kda(B, T, H, D, norm):
     from fla.ops.kda.naive import naive_recurrent_kda as theirs
     xs = inputs(B, T, H, D, norm, 'q k v gk beta S')
-    compare(lambda q, k, v, g, b, S: form('kda', 'chunk')(q, k, v, g, b, **kw(S)), lambda q, k, v, g, b, S: theirs(q, k, v, g, b, **kw(S)), xs)
+    compare(lambda q, k, v, g, b, S: form('kda', 'chunk')(q, k, v, g, b, **kw(S)), lambda q, k, v, g, b, S: theirs(q, k, v, g, b, **kw(S)), xs, 3)
 
 
 @pytest.mark.parametrize('B, T, H, D, norm', GRID[:4])
@@ -102,14 +104,14 @@ def test_rwkv7(B, T, H, D, norm):
     def naive(q, w, k, v, S):
         o, s = theirs(t(q), t(k), t(v), t(-k), t(k*rate), t(w), initial_state=S)
         return t(o), s
-    compare(lambda q, w, k, v, S: form('rwkv7', 'chunk')(q, w, k, v, -k, k*rate, **kw(S)), naive, xs)
+    compare(lambda q, w, k, v, S: form('rwkv7', 'chunk')(q, w, k, v, -k, k*rate, **kw(S)), naive, xs, 1)
 
 
 @pytest.mark.parametrize('B, T, H, D, norm', GRID)
 def test_mamba2(B, T, H, D, norm):
     from fla.ops.simple_gla.naive import naive_recurrent_simple_gla as theirs
     xs = inputs(B, T, H, D, norm, 'q k v g S')
-    compare(lambda q, k, v, g, S: form('mamba2', 'chunk')(q, k, v, g, **kw(S)), lambda q, k, v, g, S: theirs(q, k, v, g, **kw(S)), xs)
+    compare(lambda q, k, v, g, S: form('mamba2', 'chunk')(q, k, v, g, **kw(S)), lambda q, k, v, g, S: theirs(q, k, v, g, **kw(S)), xs, 3)
 
 
 @pytest.mark.parametrize('normalize', [False, True])

@@ -7,9 +7,8 @@ __all__ = ['recurrent_gated_delta_rule', 'unit_lower_inverse', 'decay_matrix', '
            'parallel_gated_delta_rule', 'recurrent_delta_rule', 'parallel_delta_rule', 'chunk_delta_rule',
            'recurrent_kda', 'UnitLowerInverse', 'chunk_kda', 'parallel_kda']
 
-# %% ../../nbs/04_delta_rule.ipynb #5bef2531
-import math
-import torch
+# %% ../../nbs/04_delta_rule.ipynb #033fc131
+import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core import ShapeError
 from .layout import (acc_dtype, to_chunks, put_chunks, from_chunks, over_sequences, first_state, count_sequences,
@@ -78,9 +77,7 @@ def decay_matrix(
     G:Tensor, # Running sum of log decays `(..., C)`
 )->Tensor: # `(..., C, C)`: decay from token j to token i, zero above the diagonal
     "Decay between every two tokens of a chunk"
-    C = G.shape[-1]
-    future = torch.full((C, C), -math.inf, dtype=G.dtype, device=G.device).triu(1)
-    return torch.sub(G[..., :, None], G[..., None, :]).add_(future).exp_()
+    return torch.sub(G[..., :, None], G[..., None, :]).tril_(-1).exp_().tril()
 
 def _readers(q, k, g, beta, C, HV):
     "Chunks of keys, write strengths, running decays, decay matrices, and the two readers stacked `(N, B*HV, 2, C, K)`"
@@ -125,17 +122,21 @@ def _backward(q, k, v, g, beta, saved, dO, dS, C):
     # everything else, all chunks at once
     dY = torch.stack([dO, -dX], 2)
     dP = (dY.flatten(2, 3) @ U.mT).unflatten(2, (2, C)).mul_(D[:, :, None])
-    dP[:, :, 1].diagonal(dim1=-2, dim2=-1).zero_()
+    own = dP.diagonal(dim1=3, dim2=4)[:, :, 0, :, None].clone()  # a token and itself: no decay, so nothing for dG
+    dP.diagonal(dim1=3, dim2=4).zero_()
     dP, R = dP.flatten(2, 3), R.flatten(2, 3)
-    dK = (U @ dstates.mT).mul_(rest).add_(dP.mT @ R)
+    dK, end = dP.mT @ R, (U @ dstates.mT).mul_(rest)
     dY.mul_(G.exp()[:, :, None, :, None])
     dR = (dY.flatten(2, 3) @ states[:-1].mT).add_(dP @ k).unflatten(2, (2, C))
     dq, dr = dR.unbind(2)
     kr = (k*dr).sum(-1)
     dG = (R[:, :, :C]*dq).sum(-1) + beta*kr - (k*dK).sum(-1)
-    dG[..., -1] += (states[1:]*dstates).sum((-1, -2))
+    carried = (keep[..., 0]*(states[:-1]*dstates).sum((-1, -2))[..., None]).expand_as(dG)
+    written = F.pad((k*end).sum(-1)[..., :-1].cumsum(-1), (1, 0))
+    dg = dG.flip(-1).cumsum(-1).flip(-1) + written + carried
     dbeta = (v*dX).sum(-1) + kr
-    return (dq, dK.addcmul_(b, dr), dX.mul_(b), dG.flip(-1).cumsum(-1).flip(-1), dbeta), dS
+    dq, dK = dq.addcmul(own, k), dK.add_(end).addcmul_(own, R[:, :, :C]).addcmul_(b, dr)
+    return (dq, dK, dX.mul_(b), dg, dbeta), dS
 
 # %% ../../nbs/04_delta_rule.ipynb #dc7b3a5d
 class ChunkGatedDeltaRule(torch.autograd.Function):

@@ -41,7 +41,10 @@ def random_directions(
     dtype:torch.dtype=torch.float32, # Number format
 )->Tensor: # `(M, K)`; rows in blocks of `K` are orthogonal, lengths as of Gaussian vectors
     "Orthogonal Gaussian directions for FAVOR+"
-    blocks = [torch.linalg.qr(torch.randn(K, K, generator=gen, dtype=torch.float64))[0] for _ in range(-(-M//K))]
+    def block():
+        Q, R = torch.linalg.qr(torch.randn(K, K, generator=gen, dtype=torch.float64))
+        return Q*R.diagonal().sign()  # without the signs some directions come more often than others
+    blocks = [block() for _ in range(-(-M//K))]
     length = torch.randn(M, K, generator=gen, dtype=torch.float64).norm(dim=-1, keepdim=True)
     return (torch.cat(blocks)[:M]*length).to(dtype)
 

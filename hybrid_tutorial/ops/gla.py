@@ -155,17 +155,20 @@ class DecayedScores(torch.autograd.Function):
         grads = _rungs(dR, E, dW, G)
         for (h, whole, parts), (_, _, (dr, _, dw, _, _)) in zip(_rungs(R, E, W, G), grads):
             rows, cols, er, ew = _scaled(*parts)
-            d = _causal(_blocks(dP, h)) if whole else _blocks(dP, 2*h)[..., h:, :, :h]
+            d = _causal(_blocks(dP, h), -1) if whole else _blocks(dP, 2*h)[..., h:, :, :h]
             d = d.flatten(5, 6).flatten(3, 4)
             dr.addcmul_((d @ cols).unflatten(3, (r, h)).transpose(2, 3), er)
             dw.addcmul_((d.mT @ rows).unflatten(3, (w, h)).transpose(2, 3), ew)
-        return dR, (R*dR).sum_to_size(E.shape), dW, -(W*dW).sum(2)
+        dE, dG = (R*dR).sum_to_size(E.shape), -(W*dW).sum(2)
+        own = dP[:, :, 0].diagonal(dim1=2, dim2=4)[..., None]  # a token and itself: no decay, so nothing for dE and dG
+        dR[:, :, 0] += (own*W).sum(2)
+        return dR, dE, dW.addcmul_(own, R[:, :, :1]), dG
 
-def _causal(p):
+def _causal(p, first=0):
     "Hide the future from the first reader, and the present too from the second: `(n, b, p, r, h, w, h)`"
     h = p.shape[-1]
     hidden = torch.ones(2, h, h, dtype=torch.bool, device=p.device)
-    hidden[0].triu_(1); hidden[1].triu_(0)
+    hidden[0].triu_(1+first); hidden[1].triu_(0)
     return p.masked_fill(hidden[:p.shape[3], :, None], 0)
 
 # %% ../../nbs/03_gates_gla.ipynb #89950b36
