@@ -7,8 +7,8 @@ __all__ = ['MEMORY', 'BLOCKS', 'paired', 'bench_inputs', 'row', 'bench_against_t
            'bench_decode', 'bench_operators', 'bench_crossover', 'crossover', 'bench_bfloat16', 'print_rows',
            'bench_ops']
 
-# %% ../../nbs/08_bench_ops.ipynb #e9ec5a83
-import importlib, inspect, math, os, subprocess, sys, time, warnings
+# %% ../../nbs/08_bench_ops.ipynb #f00f111d
+import importlib, importlib.util, inspect, math, os, subprocess, sys, time, warnings
 import torch, torch.nn.functional as F
 from ..core import IN_TEST, cpu_has_fast_bf16
 from .dispatch import OPERATORS

@@ -48,9 +48,9 @@ def recurrent_gated_delta_rule(
         out = []
         for q, k, v, a, b in zip(*(x.unbind(1) for x in xs)):
             S = S * a[..., None, None]
-            u = b[..., None]*(v - torch.einsum('bhk,bhkv->bhv', k, S))
-            S = S + k[..., :, None]*u[..., None, :]
-            out.append(torch.einsum('bhk,bhkv->bhv', q, S))
+            u = b[..., None]*(v - (k[..., None, :] @ S).squeeze(-2))
+            S = torch.addcmul(S, k[..., :, None], u[..., None, :])
+            out.append((q[..., None, :] @ S).squeeze(-2))
         return (torch.stack(out, 1) if out else xs[2]), S
     o, S = over_sequences(run, (q*scale, k, v.to(dt), g.to(dt).exp(), beta.to(dt)), S, cu_seqlens)
     return o.to(dtype), S if output_final_state else None
