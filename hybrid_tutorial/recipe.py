@@ -79,8 +79,8 @@ class Recipe:
     @classmethod
     def quick(cls, **kwargs)->'Recipe':
         "A first look in about two minutes"
-        return cls(**{**dict(seq_len=256, calibrate_tokens=2560, align_tokens=3072, align_batch=2, score_tokens=256, compare=None, rounds=1, distill_tokens=768, eval_tokens=256,
-                             needle_lengths=(256,), needle_depths=(0.5,), contexts=(64, 256), sample_tokens=8), **kwargs})
+        return cls(**{**dict(seq_len=256, calibrate_tokens=2048, align_tokens=2560, align_batch=2, score_tokens=256, compare=None, rounds=1, distill_tokens=512, eval_tokens=256,
+                             needle_lengths=(256,), needle_depths=(0.5,), contexts=(256,), sample_tokens=8), **kwargs})
 
     @classmethod
     def tiny(cls, **kwargs)->'Recipe':
@@ -349,7 +349,7 @@ def model_card(result:dict, job:Conversion)->str:
     "README.md of the model folder"
     r, e = job.r, result['models'][job.name]['sets']
     keep, L = job.keep[job.name], job.layers
-    rows = '\n'.join(f"| {name} | {sets['wikipedia_5']['perplexity']['value']:.1f} | {sets['echo']['recall']['loss']['value']:.2f} |"
+    rows = '\n'.join(f"| {name} | {sets['wikipedia_5']['plain']['perplexity']['value']:.1f} | {sets['echo']['recall']['loss']['value']:.2f} |"
                      for name, sets in ((n, m['sets']) for n, m in result['models'].items()) if 'recall' in sets.get('echo', {}))
     licence = 'license: apache-2.0\n' if r.teacher == 'smollm2-135m' else ''
     return f"""---
