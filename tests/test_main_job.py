@@ -41,7 +41,7 @@ def test_leaves_everything_it_promises(done):
     assert len(scores['scores']) == 4 and len(scores['keep']['kl']) == 1 and scores['other']['method'] == 'kl' and set(scores['texts']) == {'plain', 'recall'}
     stages = {json.loads(l)['stage'] for l in (out/'metrics.jsonl').read_text().splitlines()}
     assert stages == {'align', 'distill-kl', 'distill-uniform'}
-    assert result['models']['teacher']['sets']['wikipedia_5']['kl']['value'] == 0
+    assert result['models']['teacher']['sets']['wikipedia_5']['plain']['kl']['value'] == 0
     page = (out/'report.html').read_text()
     assert 'http' not in page.replace('http-equiv', '').replace('http://www.w3.org', '') and 'echo' in page
     assert 'base_model' in (out/'model'/'README.md').read_text()
