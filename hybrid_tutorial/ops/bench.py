@@ -62,7 +62,9 @@ def _both(f, xs, do):
 
 def _hf_peer():
     "transformers' pure-torch chunked gated delta rule"
-    m = importlib.import_module('transformers.models.qwen3_next.modeling_qwen3_next')
+    with warnings.catch_warnings():  # fla, where installed, warns that there is no GPU
+        warnings.simplefilter('ignore')
+        m = importlib.import_module('transformers.models.qwen3_next.modeling_qwen3_next')
     return inspect.unwrap(m.torch_chunk_gated_delta_rule)
 
 def _fla_peers():

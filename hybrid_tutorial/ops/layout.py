@@ -95,8 +95,8 @@ def expect_shape(
     for name, (x, shape) in tensors.items():
         if tuple(x.shape) != tuple(shape): raise ShapeError(f"{name} is {tuple(x.shape)}, wanted {tuple(shape)}")
 
-# %% ../../nbs/01b_layout.ipynb #9708dec6
-STRETCH = 2**19  # elements of one temporary, about what a cache holds
+# %% ../../nbs/01b_layout.ipynb #779e47b3
+STRETCH = 2**18  # elements of one temporary, about what a cache holds
 
 def chunk_length(
     chunk_size:int, # What the caller asked for
