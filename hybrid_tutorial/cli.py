@@ -11,7 +11,7 @@ import argparse, dataclasses, inspect, json, os, platform, re, sys, warnings
 from pathlib import Path
 import torch
 from . import __version__
-from .core import ConfigError, HybridError, cache_dir, cpu_has_fast_bf16, pick_device, pick_dtype
+from .core import CheckpointError, ConfigError, HybridError, cache_dir, cpu_has_fast_bf16, pick_device, pick_dtype
 
 # %% ../nbs/62_cli.ipynb #f93f3a71
 def field_help(
@@ -75,12 +75,17 @@ def load_model(
     from hybrid_tutorial.models.hybrid import HybridConfig, load_hybrid
     from hybrid_tutorial.models.teachers import load_teacher
     config = Path(path)/'config.json'
-    if config.exists() and json.loads(config.read_text()).get('model_type') == HybridConfig.model_type: return load_hybrid(path).to(pick_device()), AutoTokenizer.from_pretrained(path)
+    try: kind = json.loads(config.read_text()).get('model_type') if config.exists() else None
+    except ValueError as e: raise CheckpointError(f"{config} is damaged ({e}); copy or make the folder again") from e
+    if kind == HybridConfig.model_type:
+        if not (Path(path)/'tokenizer_config.json').exists(): raise CheckpointError(f"{path} has no tokenizer; save it there with tok.save_pretrained({str(path)!r})")
+        return load_hybrid(path).to(pick_device()), AutoTokenizer.from_pretrained(path)
     model, tok = load_teacher(path)
     return model.to(pick_device()), tok
 
 def cmd_evaluate(args):
     from hybrid_tutorial.evaluation.suite import evaluate
+    if args.json and not Path(args.json).resolve().parent.is_dir(): raise ConfigError(f"the folder of {args.json} does not exist; make it first")
     model, tok = load_model(args.model)
     teacher = load_model(args.teacher)[0] if args.teacher else None
     got = evaluate(model, tok, teacher=teacher, n_tokens=args.tokens, needles=args.needles, seed=args.seed, progress=lambda what, n: print(f"  {what}: {n:,} tokens", file=sys.stderr))
@@ -106,6 +111,8 @@ def print_evaluation(
 
 def cmd_generate(args):
     from transformers import TextStreamer
+    if not args.prompt: raise ConfigError("the prompt is empty; give at least one word")
+    if args.tokens < 1 or args.temperature < 0 or not 0 <= args.seed < 2**31: raise ConfigError("--tokens must be at least 1, --temperature at least 0, --seed between 0 and 2147483647")
     model, tok = load_model(args.model)
     if args.chat: inputs = tok.apply_chat_template([dict(role='user', content=args.prompt)], add_generation_prompt=True, return_tensors='pt', return_dict=True)
     else: inputs = tok(args.prompt, return_tensors='pt', add_special_tokens=False)

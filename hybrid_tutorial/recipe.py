@@ -70,6 +70,8 @@ class Recipe:
         for f in dataclasses.fields(self): _check_type(f, getattr(self, f.name))
         mixer_settings(self.mixer, self.mixer_settings)
         count_kept(1, self.ratio)
+        if self.keep is not None: object.__setattr__(self, 'keep', tuple(check_keep(self.keep, 10**6)))
+        _check_ranges(self)
         for name, known in (('method', METHODS), ('compare', (*METHODS, None)), ('distill_schedule', SCHEDULES), ('dtype', ('auto', 'float32', 'bfloat16', 'float16'))):
             if getattr(self, name) not in known: raise ConfigError(unknown(name, getattr(self, name), known))
         for f in dataclasses.fields(self):
@@ -99,6 +101,21 @@ class Recipe:
 # %% ../nbs/60_main_job.ipynb #d0fb31b2
 MAY_BE_ZERO = ('calibrate_tokens', 'finetune_tokens', 'sample_tokens')
 
+def _check_ranges(r):
+    "Refuse values that no stage could use, before any stage runs"
+    whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0
+    rules = dict(rounds=r.rounds in (1, 2), echo=0 <= r.echo <= 1, needles=r.needles >= 0, seed=0 <= r.seed < 2**31,
+                 contexts=bool(r.contexts) and all(map(whole, r.contexts)), needle_lengths=bool(r.needle_lengths) and all(map(whole, r.needle_lengths)),
+                 needle_depths=bool(r.needle_depths) and all(isinstance(d, (int, float)) and 0 <= d <= 1 for d in r.needle_depths),
+                 **{f.name: 0 < getattr(r, f.name) < float('inf') for f in dataclasses.fields(r) if '_lr' in f.name})
+    for name, good in rules.items():
+        if not good: raise ConfigError(f"{name} is out of range: {getattr(r, name)!r}; see hybrid-distill run --help")
+
+def _read(file):
+    "A JSON file of this run"
+    try: return json.loads(Path(file).read_text())
+    except (OSError, ValueError) as e: raise CheckpointError(f"{file} is damaged ({e}); delete it to run this stage again") from e
+
 def _check_type(f, value):
     "Refuse a value whose type does not fit its field"
     kinds = {'int': int, 'float': (int, float), 'str': str, 'tuple': (tuple, list), 'dict': dict}
@@ -124,14 +141,14 @@ class RunFolder:
             try: old = json.loads(file.read_text())
             except ValueError as e: raise CheckpointError(f"{file} is damaged ({e}); choose another folder with --out") from e
             diff = [f"{k}: {old.get(k)!r} there, {mine.get(k)!r} now" for k in {**mine, **old} if old.get(k) != mine.get(k)]
-            if diff: raise ConfigError(f"{self.path} holds a run with other settings ({'; '.join(diff)}); use another --out, or the same settings to resume")
-        else:
-            with atomic_file(file) as tmp: tmp.write_text(json.dumps(mine, indent=1))
+            if diff and any(self.stages.iterdir()): raise ConfigError(f"{self.path} holds a run with other settings ({'; '.join(diff)}); use another --out, or the same settings to resume")
+            if not diff: return
+        with atomic_file(file) as tmp: tmp.write_text(json.dumps(mine, indent=1))
 
     def stage(self, name:str, work, tokens:int=0):
         "Result of a stage: from its file, or by doing the work now"
         file = self.stages/f'{name}.json'
-        if file.exists(): return json.loads(file.read_text())['result']
+        if file.exists(): return _read(file)['result']
         start = time.time()
         result = work()
         spent = next((r['seconds'] for r in reversed(self.metrics.records) if r.get('stage') == name), 0.)
@@ -141,7 +158,7 @@ class RunFolder:
 
     def timing(self)->dict:
         "Seconds and tokens of the finished stages"
-        out = {f.stem: json.loads(f.read_text()) for f in self.stages.glob('*.json')}
+        out = {f.stem: _read(f) for f in self.stages.glob('*.json')}
         return {n: dict(seconds=d['seconds'], tokens=d['tokens'], peak_bytes=d.get('peak_bytes'), **(dict(tokens_per_s=round(d['tokens']/d['seconds'], 1)) if d['tokens'] and d['seconds'] else {})) for n, d in out.items()}
 
 def peak_memory()->int:
@@ -218,21 +235,35 @@ class Conversion:
         "Stage 2 for both hybrids on the same batches, stage 3 for the chosen one"
         r, states = self.r, TeacherStates(self.teacher, self.r.dtype)
         for name, keep in self.keep.items():
-            folder = self.f.path/'model' if name == self.name else self.f.stages/'uniform-model'
+            tune = r.finetune_tokens and name == self.name
+            folder = self.f.stages/'distilled-model' if tune else self.f.path/'model' if name == self.name else self.f.stages/'uniform-model'
             def work():
                 hybrid = build_hybrid(self.student, self.teacher, keep)
                 m = distill(hybrid, states, self.text(1), tokens=r.distill_tokens, batch_size=r.distill_batch, lr=r.distill_lr, lr_attention=r.distill_lr_attention, schedule=r.distill_schedule,
                             dtype=r.dtype, stage=f'distill-{name}', metrics=self.f.metrics, folder=self.f.stages/f'distill-{name}', show=self.show)
-                loss = m.records[-1]['loss']
-                if r.finetune_tokens and name == self.name:
-                    finetune(hybrid, self.text(3, r.finetune_corpus), tokens=r.finetune_tokens, batch_size=r.distill_batch, lr=r.finetune_lr, lr_attention=r.finetune_lr,
-                             dtype=r.dtype, metrics=self.f.metrics, folder=self.f.stages/'finetune', show=self.show)
                 save_model(hybrid, self.tok, folder)
                 self.hybrids[name] = hybrid
-                return dict(loss=loss, keep=keep)
+                return dict(loss=m.curve(f'distill-{name}')[1][-1], keep=keep)
             self.f.stage(f'distill-{name}', work, tokens=r.distill_tokens)
-            if name not in self.hybrids: self.hybrids[name] = load_hybrid(folder)
+            if name not in self.hybrids: self.hybrids[name] = self.reload(folder, f'distill-{name}')
             self.hybrids[name].to(self.teacher.device)
+            if tune: self.finetune(name)
+
+    def finetune(self, name):
+        "Stage 3, for the chosen hybrid"
+        r, folder, file = self.r, self.f.path/'model', self.f.stages/'finetune.json'
+        if file.exists(): self.hybrids[name] = self.reload(folder, 'finetune').to(self.teacher.device); return
+        def work():
+            m = finetune(self.hybrids[name], self.text(3, r.finetune_corpus), tokens=r.finetune_tokens, batch_size=r.distill_batch, lr=r.finetune_lr, lr_attention=r.finetune_lr,
+                         dtype=r.dtype, metrics=self.f.metrics, folder=self.f.stages/'finetune', show=self.show)
+            save_model(self.hybrids[name], self.tok, folder)
+            return dict(loss=m.curve('finetune')[1][-1])
+        self.f.stage('finetune', work, tokens=r.finetune_tokens)
+
+    def reload(self, folder, stage:str):
+        "A model that an earlier call saved"
+        try: return load_hybrid(folder)
+        except CheckpointError as e: raise CheckpointError(f"{e}. To make it again, delete {self.f.stages/stage}.json") from e
 
     @property
     def models(self)->dict: return {'teacher': self.teacher, 'all-linear': self.student, **dict(sorted(self.hybrids.items(), reverse=True))}

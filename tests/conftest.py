@@ -7,3 +7,15 @@ os.environ.setdefault('IN_TEST', '1')
 os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')
 os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread_for_small_tensors(request):
+    "The operator tests use tiny tensors: one thread is quicker, and the others keep theirs"
+    before = torch.get_num_threads()
+    if request.module.__name__.startswith('test_ops'): torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

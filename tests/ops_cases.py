@@ -4,7 +4,6 @@ import torch, torch.nn.functional as F
 from hybrid_tutorial.core import rms_error
 from hybrid_tutorial.ops.dispatch import OPERATORS
 
-torch.set_num_threads(1)
 NAMES = ('o', 'state')
 GROUPED = [n for n in OPERATORS if n != 'rwkv7']
 

@@ -217,3 +217,32 @@ def test_damaged_and_foreign_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match='config.json'): load_hybrid(tmp_path)
     config = AutoConfig.from_pretrained(good); config.mixer_settings = dict(bias=False); config.layer_types = ['linear_attention']*5; config.save_pretrained(good)
     with pytest.raises(CheckpointError, match='does not fit'): load_hybrid(good)
+
+
+def test_edges_that_must_not_pass_in_silence():
+    from transformers import DynamicCache
+    teacher = tiny_teacher()
+    student = build_student(teacher, verbose=False)
+    h, ids = build_hybrid(student, teacher, [1, 3]), tokens(T=12)
+    with pytest.raises(ConfigError, match='all-linear student'): build_hybrid(h, teacher, [0])
+    with pytest.raises(ConfigError, match='padding mask'): h(ids, attention_mask=torch.ones(2, 1, 12, 12))
+    with pytest.raises(ConfigError, match='restart'): h(ids, position_ids=torch.arange(12).remainder(5)[None])
+    with pytest.raises(ConfigError, match='cache_implementation'): h.generate(ids, cache_implementation='static', max_new_tokens=2)
+    with pytest.raises(ValueError, match='stateful'): h.generate(ids, prompt_lookup_num_tokens=3, max_new_tokens=2)
+    with pytest.raises(ConfigError, match='must be bool'): build_student(teacher, settings=dict(rope='false'))
+    assert isinstance(h(ids, return_dict=False), tuple)
+    assert torch.equal(h(ids, past_key_values=DynamicCache(), use_cache=True).logits, h(ids).logits)
+    for m in (h, student):
+        cache = m(ids, use_cache=True).past_key_values
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        assert_close(m(tokens(3, 12), past_key_values=cache, use_cache=True).logits, m(tokens(3, 12)).logits, 1e-6)
+    for model in (h, teacher): assert_close(model(ids, labels=ids, num_items_in_batch=44).loss, model(ids, labels=ids).loss*22/44, 1e-5)
+
+
+def test_resized_vocabulary_saves_and_loads(tmp_path):
+    teacher = tiny_teacher('llama_tied')
+    h = build_hybrid(build_student(teacher, verbose=False), teacher, [1])
+    h.resize_token_embeddings(110)
+    h.save_pretrained(tmp_path)
+    assert load_hybrid(tmp_path)(tokens()).logits.shape[-1] == 110

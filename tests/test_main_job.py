@@ -78,13 +78,14 @@ def test_interrupt_and_resume_equals_straight(done, folder, tmp_path):
     tiny, plain = dataclasses.asdict(Recipe.tiny(teacher=str(folder))), dataclasses.asdict(Recipe())
     for k, v in tiny.items():
         if v != plain[k]: command += ['--'+k.replace('_', '-'), ','.join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())}      # bit-equal only with as many threads
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.time()+120
     while time.time() < deadline and not (out/'metrics.jsonl').exists() and p.poll() is None: time.sleep(0.05)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=120)
     assert p.returncode == 130 and 'same command goes on' in err, err
-    p = subprocess.run(command, capture_output=True, text=True)
+    p = subprocess.run(command, capture_output=True, text=True, env=env)
     assert p.returncode == 0, p.stderr
     strip = lambda models: {n: {k: v for k, v in m.items() if k != 'seconds'} for n, m in models.items()}
     assert strip(json.loads((out/'evaluation.json').read_text())) == strip(done[1]['models'])
@@ -126,7 +127,8 @@ def test_disk_full_while_saving_the_model_leaves_the_last_good(done, folder, tmp
 
 
 @pytest.mark.parametrize('bad, word', [(dict(ratio=1.5), '0..1'), (dict(ratio='a'), 'ratio'), (dict(mixer='gnd'), 'Did you mean'), (dict(method='kll'), 'Did you mean'), (dict(seq_len=0), 'seq_len'),
-                                       (dict(align_tokens=2.5), 'align_tokens'), (dict(dtype='fp8'), 'dtype'), (dict(mixer_settings=dict(rotary=1)), 'rotary'), (dict(seed=True), 'seed')])
+                                       (dict(align_tokens=2.5), 'align_tokens'), (dict(dtype='fp8'), 'dtype'), (dict(rounds=3), 'rounds'), (dict(echo=5.), 'echo'), (dict(needles=-1), 'needles'), (dict(contexts=(4.5,)), 'contexts'), (dict(needle_depths=(2,)), 'needle_depths'),
+                                       (dict(distill_lr=float('nan')), 'distill_lr'), (dict(align_lr=-1.), 'align_lr'), (dict(keep=('a',)), 'whole numbers'), (dict(seed=2**40), 'seed'), (dict(mixer_settings=dict(rotary=1)), 'rotary'), (dict(seed=True), 'seed')])
 def test_bad_recipes(bad, word):
     with pytest.raises(ConfigError, match=word): Recipe(**bad)
 
@@ -166,3 +168,22 @@ def test_score_command_then_run_goes_on(folder, tmp_path, capsys):
     tiny = ['--teacher', str(folder), '--seq-len', '64', '--calibrate-tokens', '256', '--align-tokens', '1024', '--align-batch', '2', '--score-tokens', '128', '--compare', 'none', '--out', str(tmp_path/'s')]
     assert main(['score', *tiny]) == 0
     assert 'keep' in capsys.readouterr().out and (tmp_path/'s'/'stages'/'scores'/'kl_removal.json').exists() and not (tmp_path/'s'/'model').exists()
+
+
+def test_a_failed_first_command_does_not_burn_the_folder(folder, tmp_path):
+    with pytest.raises(TeacherError): run(Recipe.tiny(teacher='smollm2-135'), tmp_path/'x', show=False)
+    assert Recipe.tiny(keep=(2, 0)) == Recipe.tiny(keep=(0, 2))
+    r = run(Recipe.tiny(teacher=str(folder), keep=(0, 2), finetune_tokens=256, sample_tokens=0), tmp_path/'x', show=False)
+    assert {'finetune', 'distill-hybrid'} <= set(r['timing']) and r['timing']['finetune']['tokens'] == 256
+    before = (tmp_path/'x'/'model'/'model.safetensors').read_bytes()
+    run(Recipe.tiny(teacher=str(folder), keep=(2, 0), finetune_tokens=256, sample_tokens=0), tmp_path/'x', show=False)
+    assert (tmp_path/'x'/'model'/'model.safetensors').read_bytes() == before
+    (tmp_path/'x'/'stages'/'efficiency.json').write_text('{"res')
+    with pytest.raises(CheckpointError, match='efficiency.json is damaged'): run(Recipe.tiny(teacher=str(folder), keep=(2, 0), finetune_tokens=256, sample_tokens=0), tmp_path/'x', show=False)
+
+
+def test_generate_refuses_what_it_cannot_do(done, capsys):
+    model = str(done[0]/'model')
+    for more in (['', '--tokens', '3'], ['hi', '--tokens', '0'], ['hi', '--temperature', '-1'], ['hi', '--seed', '99999999999999']):
+        assert main(['generate', model, *more]) == 2 and 'ConfigError' in capsys.readouterr().err
+    assert main(['run', '--teacher', model, '--out', str(done[0].parent/'h')]) == 2 and 'already a hybrid' in capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_disk_full_leaves_nothing_behind(tmp_path, monkeypatch):
     tiny_package(tmp_path, monkeypatch)
     def full(*a): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(teachers, 'convert_gguf', full)
-    with pytest.raises(ConfigError, match='HYBRID_TUTORIAL_CACHE'): named_teacher('tiny')
+    with pytest.raises(TeacherError, match='HYBRID_TUTORIAL_CACHE'): named_teacher('tiny')
     assert not list((tmp_path/'cache'/'teachers').glob('*tiny*1.0')) and not list((tmp_path/'cache'/'teachers').glob('.*.tmp'))
 
 def test_two_processes_at_once(tmp_path, monkeypatch):

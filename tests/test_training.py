@@ -268,3 +268,20 @@ def test_schedules():
 def test_distill_refuses_another_vocabulary(teacher):
     h = build_hybrid(build_student(teacher, verbose=False), teacher, [1])
     with pytest.raises(TeacherError, match='words'): distill(h, tiny_teacher(vocab_size=80), DATA[:1])
+
+
+def test_resume_refuses_other_data_and_other_mixer_settings(teacher, tmp_path):
+    def interrupted(settings=None, data=DATA):
+        h = build_hybrid(build_student(teacher, settings=settings, verbose=False), teacher, [1])
+        return distill(h, teacher, data, folder=tmp_path/'ck')
+    old = loop._check_and_clip
+    def stop(params, loss, clip, stage, step, batch):
+        if step == 3: signal.raise_signal(signal.SIGINT)
+        return old(params, loss, clip, stage, step, batch)
+    loop._check_and_clip = stop
+    try:
+        with pytest.raises(KeyboardInterrupt): interrupted()
+    finally: loop._check_and_clip = old
+    with pytest.raises(CheckpointError, match='other settings'): interrupted(settings=dict(activation='silu'))
+    with pytest.raises(CheckpointError, match='other settings'): interrupted(data=[d.flip(0) for d in DATA])
+    assert len(interrupted().records) == 8

@@ -16,7 +16,8 @@ from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, CONFIG_MA
 from transformers.cache_utils import CacheLayerMixin
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from ..core import CheckpointError, ConfigError, TeacherError
+from transformers.utils import can_return_tuple
+from ..core import CheckpointError, ConfigError, TeacherError, pick_dtype
 from .mixers import Mixer, make_mixer, mixer_settings, read_shape
 from .transfer import lost_features, transfer
 
@@ -76,7 +77,7 @@ class HybridCache(DynamicCache):
     "transformers' dynamic cache, which also knows its length when no layer is softmax"
     def __init__(self, config:HybridConfig):
         super().__init__(config=config)
-        self.seen_tokens = 0
+        self.hybrid_config, self.seen_tokens = config, 0
         self.first_linear = next((i for i, l in enumerate(self.layers) if not isinstance(l, CacheLayerMixin)), None)
 
     @property
@@ -89,8 +90,7 @@ class HybridCache(DynamicCache):
         return self.seen_tokens if self.all_linear else super().get_seq_length(layer_idx)
     def get_mask_sizes(self, query_length:int, layer_idx:int)->tuple[int, int]:
         return (self.seen_tokens+query_length, 0) if self.all_linear else super().get_mask_sizes(query_length, layer_idx)
-    def reset(self):
-        super().reset(); self.seen_tokens = 0
+    def reset(self): self.__init__(self.hybrid_config)   # empty again, for any batch size
 
 # %% ../../nbs/14_hybrid.ipynb #67d226c3
 class HybridForCausalLM(PreTrainedModel, GenerationMixin):
@@ -99,6 +99,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     base_model_prefix = 'model'
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _is_stateful = True              # a state cannot be rolled back: no assisted decoding
     _tied_weights_keys = {'lm_head.weight': 'model.embed_tokens.weight'}
 
     def __init__(self, config:HybridConfig, trunk:nn.Module|None=None):
@@ -119,19 +120,35 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     @property
     def mixers(self)->dict[int, Mixer]: return {i: l.self_attn for i, l in enumerate(self.model.layers) if isinstance(l.self_attn, Mixer)}
 
+    @can_return_tuple
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-                labels=None, use_cache=None, logits_to_keep=0, **kwargs)->CausalLMOutputWithPast:
+                labels=None, use_cache=None, logits_to_keep=0, num_items_in_batch=None, **kwargs)->CausalLMOutputWithPast:
+        self._check_masks(attention_mask, position_ids)
         use_cache = not self.training and labels is None if use_cache is None else use_cache
-        if use_cache and past_key_values is None: past_key_values = HybridCache(self.config)
+        if use_cache and (past_key_values is None or type(past_key_values) is DynamicCache and not past_key_values.layers): past_key_values = HybridCache(self.config)
         padded = attention_mask is not None and attention_mask.dim() == 2 and not attention_mask.all()
         out = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values,
                          inputs_embeds=inputs_embeds, use_cache=use_cache, token_mask=attention_mask if padded else None, **kwargs)
         last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = head_logits(self, out.last_hidden_state[:, last])
-        loss = None if labels is None else self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+        loss = None if labels is None else self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values, hidden_states=out.hidden_states, attentions=out.attentions)
 
+    def _check_masks(self, attention_mask, position_ids):
+        "Refuse what the linear layers could not honour"
+        if len(self.config.keep) == len(self.config.layer_types): return
+        if attention_mask is not None and attention_mask.dim() != 2: raise ConfigError("linear layers need the plain (B, T) padding mask; a mask per query and key has no meaning for a state")
+        if attention_mask is None and position_ids is not None and (position_ids[..., 1:] <= position_ids[..., :-1]).any():
+            raise ConfigError("position_ids restart inside a row (packed documents); linear layers would carry their state across. Pass one document per row")
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        "As transformers, and the inner configuration follows"
+        new = super().resize_token_embeddings(*args, **kwargs)
+        self.config.base.vocab_size = new.num_embeddings
+        return new
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        if generation_config.cache_implementation not in (None, 'dynamic', 'dynamic_full'): raise ConfigError(f"cache_implementation={generation_config.cache_implementation!r} has no linear layers; leave it out")
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         if type(model_kwargs.get('past_key_values')) is DynamicCache: model_kwargs['past_key_values'] = HybridCache(self.config)
 
@@ -191,11 +208,12 @@ def build_hybrid(
 )->HybridForCausalLM: # A new model; student and teacher stay as they are
     "Put the teacher's attention back into the layers `keep`"
     keep = check_keep(keep, len(student.model.layers))
+    if student.config.keep: raise ConfigError(f"build_hybrid needs an all-linear student, this one keeps layers {student.config.keep}; start again from build_student")
     if len(teacher.model.layers) != len(student.model.layers): raise ConfigError("student and teacher have different numbers of layers")
     hybrid = copy.deepcopy(student)
     for i in keep:
         layer, source = hybrid.model.layers[i], teacher.model.layers[i]
-        layer.self_attn = copy.deepcopy(source.self_attn)
+        layer.self_attn = copy.deepcopy(source.self_attn).to(device=hybrid.device, dtype=hybrid.dtype)
         layer.self_attn.config = hybrid.model.config
         if hasattr(source, 'input_layernorm'): layer.input_layernorm.load_state_dict(source.input_layernorm.state_dict())
     hybrid.config.layer_types = kinds(hybrid.config.base, keep)
@@ -226,13 +244,14 @@ def load_hybrid(
     dtype:str='float32', # "float32", "bfloat16" or "float16"
 )->HybridForCausalLM: # In eval mode
     "Load a hybrid, and refuse one that is incomplete, damaged or of another architecture"
-    file = Path(path)/'config.json'
+    file, dtype = Path(path)/'config.json', pick_dtype(dtype)
+    if not Path(path).exists() and str(path).count('/') != 1: raise CheckpointError(f"there is no folder {path}; point to the one that save_pretrained wrote")
     if Path(path).is_dir():
         try: kind = json.loads(file.read_text()).get('model_type')
         except (OSError, ValueError) as e: raise CheckpointError(f"{path} has no readable config.json ({e}); point to the folder that save_pretrained wrote") from e
         if kind != HybridConfig.model_type: raise CheckpointError(f"{path} holds a {kind!r} model, not a {HybridConfig.model_type!r}; load a teacher with load_teacher")
         if not list(Path(path).glob('*.safetensors')): raise CheckpointError(f"{path} has no .safetensors weights; pickled weights are refused, save again with save_pretrained")
-    try: model, info = HybridForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True)
+    try: model, info = HybridForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True)
     except (OSError, RuntimeError, ValueError) as e: raise CheckpointError(f"cannot load {path}: {e}") from e
     except Exception as e:                           # safetensors has an error type of its own
         if 'Safetensor' in type(e).__name__: raise CheckpointError(f"the weights in {path} are damaged or cut short ({e}); copy or train them again") from e

@@ -224,10 +224,12 @@ def mixer_settings(
 ):
     "The frozen settings of a mixer preset"
     if name not in MIXERS: raise ConfigError(unknown('mixer', name, MIXERS))
+    if not isinstance(overrides or {}, dict): raise ConfigError(f"mixer settings must be a dict, got {overrides!r}")
     base = MIXERS[name][1]
     known = [f.name for f in dataclasses.fields(base)]
     for key in overrides or {}:
         if key not in known: raise ConfigError(unknown(f'setting of mixer {name!r}', key, known))
+        if type(overrides[key]) is not type(getattr(base, key)): raise ConfigError(f"setting {key} of mixer {name!r} must be {type(getattr(base, key)).__name__}, got {overrides[key]!r}")
     return dataclasses.replace(base, **(overrides or {}))
 
 def make_mixer(

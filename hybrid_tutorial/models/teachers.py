@@ -181,6 +181,7 @@ def check_architecture(
     from transformers import AutoModelForCausalLM
     arch = (getattr(config, 'architectures', None) or [config.model_type])[0]
     refuse = lambda why: TeacherError(f'{name} is a {arch} (model_type {config.model_type!r}): {why}. Supported: {SUPPORTED} and decoders built like them')
+    if config.model_type == 'hybrid_tutorial': raise refuse('already a hybrid; load it with load_hybrid')
     if getattr(config, 'quantization_config', None): raise refuse('its checkpoint is quantised; use the full-precision one')
     if arch.endswith(('ForMaskedLM', 'ForSequenceClassification', 'ForTokenClassification', 'ForQuestionAnswering', 'ForConditionalGeneration')) \
        or getattr(config, 'is_encoder_decoder', False): raise refuse('not a decoder-only language model')

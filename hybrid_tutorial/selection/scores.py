@@ -77,6 +77,7 @@ def scoring_rows(
         if want and all(len(r) >= want for k, r in rows.items() if k == 'plain' or has_echo or r): break
     out = {k: tuple(torch.stack(t) for t in zip(*r)) for k, r in rows.items() if r}
     if not out: raise DataError("no text to score on: the corpus gave no rows")
+    if any(not m[:, 1:].any(1).all() for _, m in out.values()): raise DataError("a row to score on has no target: rows need at least 2 tokens")
     return out
 
 # %% ../../nbs/30_scores.ipynb #c05e3d38

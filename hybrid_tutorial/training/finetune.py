@@ -54,7 +54,7 @@ def finetune(
     "Stage 3: next-token loss, on all text or on answers only (RADLADS step 3)"
     device, data = next(hybrid.parameters()).device, feed(corpus, batch_size, seq_len, tokens)
     hybrid.requires_grad_(True).train()
-    fingerprint = repr(dict(stage='finetune', keep=hybrid.config.keep, mixer=hybrid.config.mixer, data=data.identity, lr=lr, lr_attention=lr_attention,
+    fingerprint = repr(dict(stage='finetune', keep=hybrid.config.keep, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
                             schedule=schedule, warmup=warmup, clip=clip, dtype=str(dtype)))
 
     def step_fn(batch):

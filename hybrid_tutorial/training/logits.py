@@ -75,7 +75,7 @@ def distill(
     data = feed(corpus, batch_size, seq_len, tokens)
     hybrid.requires_grad_(True).train()
     groups, options = parameter_groups(hybrid, lr, lr_attention), head_options(teacher)
-    fingerprint = repr(dict(stage=stage, keep=hybrid.config.keep, mixer=hybrid.config.mixer, data=data.identity, lr=lr, lr_attention=lr_attention,
+    fingerprint = repr(dict(stage=stage, keep=hybrid.config.keep, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
                             schedule=schedule, warmup=warmup, temperature=temperature, clip=clip, dtype=str(dtype)))
 
     def step_fn(batch):

@@ -6,8 +6,8 @@
 __all__ = ['SCHEDULES', 'learning_rate', 'save_state', 'load_state', 'Metrics', 'Progress', 'stop_flag', 'LoopSettings', 'train',
            'Feed', 'feed', 'autocast']
 
-# %% ../../nbs/20_loop.ipynb #426e3fe5
-import contextlib, json, math, signal, sys, threading, time
+# %% ../../nbs/20_loop.ipynb #4c340b85
+import contextlib, hashlib, json, math, signal, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import torch
@@ -172,7 +172,7 @@ class LoopSettings:
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES: raise ConfigError(unknown('schedule', self.schedule, SCHEDULES))
-        if self.lr <= 0: raise ConfigError(f"lr must be above 0, got {self.lr}")
+        if not 0 < self.lr < math.inf: raise ConfigError(f"lr must be above 0, got {self.lr}")
 
 # %% ../../nbs/20_loop.ipynb #250138cd
 def train(
@@ -252,7 +252,11 @@ def feed(
     rows = [x if isinstance(x, dict) else dict(input_ids=x) for x in corpus]
     if not rows: raise DataError("the corpus is empty: give at least one (B, T) tensor of tokens")
     steps = len(rows) if tokens is None else min(-(-tokens//rows[0]['input_ids'].numel()), len(rows))
-    return Feed(lambda start: iter(rows[start:steps]), steps, f'{len(rows)} tensors')
+    digest = hashlib.sha256()
+    for r in rows:
+        for k in ('input_ids', 'loss_mask'):
+            if k in r: digest.update(r[k].cpu().contiguous().numpy().tobytes())
+    return Feed(lambda start: iter(rows[start:steps]), steps, f'{len(rows)} tensors, {steps} steps, sha256 {digest.hexdigest()[:16]}')
 
 # %% ../../nbs/20_loop.ipynb #2b25ec3f
 def autocast(
