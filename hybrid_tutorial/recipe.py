@@ -81,7 +81,7 @@ class Recipe:
     @classmethod
     def quick(cls, **kwargs)->'Recipe':
         "A first look in about two minutes"
-        return cls(**{**dict(seq_len=256, calibrate_tokens=2048, align_tokens=2560, align_batch=2, score_tokens=256, compare=None, rounds=1, distill_tokens=512, eval_tokens=256,
+        return cls(**{**dict(seq_len=192, calibrate_tokens=1536, align_tokens=2048, align_batch=2, score_tokens=192, compare=None, rounds=1, distill_tokens=512, eval_tokens=256,
                              needle_lengths=(256,), needle_depths=(0.5,), contexts=(256,), sample_tokens=8), **kwargs})
 
     @classmethod
