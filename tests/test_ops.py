@@ -164,7 +164,7 @@ def test_no_decay_and_full_decay(op, kind):
     assert rms_error(got[0][:, 10:], fresh) < 1e-10
 
 
-@pytest.mark.parametrize('op', ['gla', 'rwkv6', 'kda', 'rwkv7'])
+@pytest.mark.parametrize('op', ['gla', 'rwkv6', 'kda', 'rwkv7', 'mamba2', 'gated_delta_rule'])
 @pytest.mark.parametrize('gate', [0.01, 1., 10., 60., 1000.])
 def test_strongest_channel_gates_stay_finite(op, gate):
     xs, S = case(op, B=1, T=64, dtype=torch.float32, gate=gate)

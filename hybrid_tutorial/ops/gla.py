@@ -138,13 +138,13 @@ class DecayedScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx, R, E, W, G):
         (n, b, r, C, K), w = R.shape, W.shape[2]
-        P = R.new_zeros(n, b, r, C, w, C)
+        ctx.save_for_backward(R, E, W, G)
         for h, whole, parts in _rungs(R, E, W, G):
             rows, cols, _, _ = _scaled(*parts)
             p = (rows @ cols.mT).unflatten(4, (w, h)).unflatten(3, (r, h))
-            if whole: _blocks(P, h).copy_(_causal(p))
+            if h == C: return _causal(p).squeeze(2)
+            if whole: P = R.new_zeros(n, b, r, C, w, C); _blocks(P, h).copy_(_causal(p))
             else: _blocks(P, 2*h)[..., h:, :, :h].copy_(p)
-        ctx.save_for_backward(R, E, W, G)
         return P
 
     @staticmethod

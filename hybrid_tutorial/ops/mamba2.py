@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core import ShapeError
 from .layout import (acc_dtype, to_chunks, from_chunks, over_sequences, first_state, count_sequences,
     expect_shape, chunk_length, stretch_length, by_stretches)
-from .gla import log_zero
+from .gla import SAFE, log_zero
 from .delta import decay_matrix
 
 # %% ../../nbs/05c_mamba2.ipynb #7692317c
@@ -49,16 +49,23 @@ def recurrent_mamba2(
     o, S = over_sequences(run, (q, k, v.to(dt), g.to(dt).exp()), S, cu_seqlens)
     return o.to(v.dtype), S if output_final_state else None
 
-# %% ../../nbs/05c_mamba2.ipynb #41305910
+# %% ../../nbs/05c_mamba2.ipynb #2181f98b
+def _scores(q, k, G):
+    "Readers as seen from the chunk's start, writers from its end, and the decayed product of every two tokens"
+    last = G[..., -1:, None]
+    if last.min() < -SAFE: return q*G.exp()[..., None], k*(last[..., 0]-G).exp()[..., None], (q @ k.mT)*decay_matrix(G)
+    R, W = q*G.exp()[..., None], k*(-G).exp()[..., None]
+    return R, W*last.exp(), (R @ W.mT).tril_()
+
 def _chunks(S, q, k, v, g, C):
     "Mamba-2 on a stretch of chunks"
     (B, T, HV, _), shape = v.shape, S.shape
     q, k, v, g = (to_chunks(x, C, HV) for x in (q, k, v, g))
     G = g.clamp(min=log_zero(g)).cumsum(-1)
-    last, states = G[..., -1:], [S.flatten(0, 1)]
-    for keep, kv in zip(last.exp()[..., None], (k*(last-G).exp()[..., None]).mT @ v):
-        states.append(torch.addcmul(kv, keep, states[-1]))
-    o = (q @ torch.stack(states[:-1]))*G.exp()[..., None] + ((q @ k.mT)*decay_matrix(G)) @ v
+    R, W, P = _scores(q, k, G)
+    states = [S.flatten(0, 1)]
+    for keep, kv in zip(G[..., -1:, None].exp(), W.mT @ v): states.append(torch.addcmul(kv, keep, states[-1]))
+    o = torch.baddbmm((R @ torch.stack(states[:-1])).flatten(0, 1), P.flatten(0, 1), v.flatten(0, 1)).view_as(v)
     return from_chunks(o, B)[:, :T], states[-1].view(shape)
 
 def chunk_mamba2(

@@ -10,7 +10,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from .layout import (acc_dtype, to_chunks, from_chunks, over_sequences, first_state, count_sequences,
     expect_shape, chunk_length, stretch_length, by_stretches)
-from .gla import log_zero, all_pairs, DecayedScores, power_of_two
+from .gla import SAFE, log_zero, all_pairs, DecayedScores, power_of_two
 from .delta import UnitLowerInverse
 
 # %% ../../nbs/05b_rwkv7.ipynb #939bbdbb
@@ -60,25 +60,31 @@ def recurrent_rwkv7(
     o, S = over_sequences(run, (r, w.exp(), k, x, a, b), S, cu_seqlens)
     return o.to(v.dtype), S if output_final_state else None
 
-# %% ../../nbs/05b_rwkv7.ipynb #d7f2fde7
+# %% ../../nbs/05b_rwkv7.ipynb #3da7155d
+def _pairs(r, w, k, a, b):
+    "Readers from the chunk's start, writers from its end, their four decayed products, and the chunk's decay"
+    G = w.cumsum(-2)
+    last = G[..., -1:, :].exp()
+    if G.min() < -SAFE:
+        P = DecayedScores.apply(torch.stack([r, a], 2), torch.stack([G, G-w], 2), torch.stack([k, b], 2), G)
+        grow = (G[..., -1:, :]-G).exp()
+        return r*G.exp(), a*(G-w).exp(), k*grow, b*grow, *(P[:, :, x, :, y] for x in (0, 1) for y in (0, 1)), last
+    fade = G.exp()
+    r, a, k, b = r*fade, a*(G-w).exp(), k/fade, b/fade
+    return r, a, k*last, b*last, (r @ k.mT).tril_(), (r @ b.mT).tril_(), (a @ k.mT).tril_(-1), (a @ b.mT).tril_(-1), last
+
 def _chunks(S, r, w, k, v, a, b, C):
     "RWKV-7 on a stretch of chunks"
     (B, T), shape = v.shape[:2], S.shape
     r, w, k, v, a, b = (to_chunks(x, C) for x in (r, w, k, v, a, b))
-    w = w.clamp(min=log_zero(w))
-    G = w.cumsum(-2)
-    R, E, W = torch.stack([r, a], 2), torch.stack([G, G-w], 2), torch.stack([k, b], 2)
-    P = DecayedScores.apply(R, E, W, G)
-    T_inv = UnitLowerInverse.apply(-P[:, :, 1, :, 1])
-    R, last = R*E.exp(), G[..., -1:, :]
-    W = W*(last-G).exp()[:, :, None]
-    x, kv = P[:, :, 1, :, 0] @ v, W[:, :, 0].mT @ v
+    r, a, k, b, P_rk, P_rb, P_ak, P_ab, last = _pairs(r, w.clamp(min=log_zero(w)), k, a, b)
     states, Y = [S.flatten(0, 1)], []
-    for c, t, a, b, x, kv in zip(last.exp().mT, T_inv, R[:, :, 1], W[:, :, 1], x, kv):
+    for c, t, a, b, x, kv in zip(last.mT, UnitLowerInverse.apply(-P_ab), a, b, P_ak @ v, k.mT @ v):
         Y.append(t @ torch.baddbmm(x, a, states[-1]))
         states.append(torch.baddbmm(torch.addcmul(kv, c, states[-1]), b.mT, Y[-1]))
-    o = R[:, :, 0] @ torch.stack(states[:-1]) + P[:, :, 0].flatten(3) @ torch.cat([v, torch.stack(Y)], 2)
-    return from_chunks(o, B)[:, :T], states[-1].view(shape)
+    o = (r @ torch.stack(states[:-1])).flatten(0, 1)
+    for p, x in ((P_rk, v), (P_rb, torch.stack(Y))): o = torch.baddbmm(o, p.flatten(0, 1), x.flatten(0, 1))
+    return from_chunks(o.view_as(v), B)[:, :T], states[-1].view(shape)
 
 def chunk_rwkv7(
     r:Tensor, # Receptances, the queries `(B, T, H, K)`
