@@ -215,6 +215,18 @@ def test_number_formats(op, dtype, tol):
         assert worst(got, want) < tol
 
 
+def test_bfloat16_products(monkeypatch):
+    "Where the CPU multiplies bfloat16 natively the gated delta rule uses it, and stays within bfloat16's tolerance"
+    asked = []
+    monkeypatch.setattr('hybrid_tutorial.ops.delta.cpu_has_fast_bf16', lambda: asked.append(1) or True)
+    xs, S = case('gated_delta_rule', T=300, K=64, V=64, dtype=torch.bfloat16)
+    want = run(form('gated_delta_rule', 'recurrent'), [x.double() for x in xs], S.double())
+    got = run(form('gated_delta_rule', 'chunk'), xs, S)
+    assert asked and worst(got, want) < 0.02
+    xs = [x.float() for x in xs]
+    assert worst(run(form('gated_delta_rule', 'chunk'), xs, S), want) < 1e-5, "float32 inputs must not be rounded"
+
+
 @pytest.mark.parametrize('op', OPS)
 def test_poisoned_memory(op, monkeypatch):
     "Fresh memory full of NaN must not show"

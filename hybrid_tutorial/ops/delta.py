@@ -10,7 +10,7 @@ __all__ = ['recurrent_gated_delta_rule', 'decay_matrix', 'unit_lower_inverse', '
 # %% ../../nbs/04_delta_rule.ipynb #033fc131
 import torch, torch.nn.functional as F
 from torch import Tensor
-from ..core import ShapeError
+from ..core import ShapeError, cpu_has_fast_bf16
 from .layout import (acc_dtype, to_chunks, put_chunks, from_chunks, over_sequences, first_state, count_sequences,
     expect_shape, chunk_length, stretch_length, by_stretches)
 from .gla import log_zero, all_pairs, DecayedScores, power_of_two
@@ -82,53 +82,61 @@ def unit_lower_inverse(
 # %% ../../nbs/04_delta_rule.ipynb #c11ae957
 def _readers(q, k, g, beta, C, HV):
     "Chunks of keys, write strengths, running decays, decay matrices, and the two readers stacked `(N, B*HV, 2, C, K)`"
-    q, k, g, beta = (to_chunks(x, C, HV) for x in (q, k, g, beta))
+    k, g, beta = (to_chunks(x, C, HV) for x in (k, g, beta))
+    R = k.new_empty(*k.shape[:2], 2, *k.shape[2:])
+    to_chunks(q, C, HV, out=R[:, :, 0])
+    torch.mul(k, beta[..., None], out=R[:, :, 1])
     G = g.clamp_(min=log_zero(g)).cumsum(-1)
-    return k, beta, G, decay_matrix(G), torch.stack([q, k*beta[..., None]], 2)
+    return k, beta, G, decay_matrix(G), R
 
-# %% ../../nbs/04_delta_rule.ipynb #fb227f3a
+# %% ../../nbs/04_delta_rule.ipynb #6f08c144
+def _product(v):
+    "Matrix product for inputs like `v`: of bfloat16 numbers where the CPU multiplies them natively, summed in float32"
+    if v.dtype != torch.bfloat16 or v.is_cuda or not cpu_has_fast_bf16(): return torch.matmul
+    return lambda a, b: (a.bfloat16() @ b.bfloat16()).float()
+
 def _forward(q, k, v, g, beta, S, C):
     "Output, final state and what the backward pass needs, for a stretch of chunks"
-    HV = v.shape[2]
+    HV, mm = v.shape[2], _product(v)
     k, beta, G, D, R = _readers(q, k, g, beta, C, HV)
-    P = (R.flatten(2, 3) @ k.mT).unflatten(2, (2, C)).mul_(D[:, :, None])
+    P = mm(R.flatten(2, 3), k.mT).unflatten(2, (2, C)).mul_(D[:, :, None])
     T = unit_lower_inverse(P[:, :, 1])
     R.mul_(G.exp()[:, :, None, :, None])
     end, X = G[..., -1:], to_chunks(v, C, HV).mul_(beta[..., None])
     K, keep = k.mul_((end-G).exp()[..., None]), end.exp()[..., None]
-    states, U = [S], []
-    for t, x, r, k, a in zip(T, X, R[:, :, 1], K, keep):
-        U.append(t @ torch.baddbmm(x, r, S, alpha=-1))
-        S = torch.baddbmm(a*S, k.mT, U[-1])
-        states.append(S)
-    U, states = torch.stack(U), torch.stack(states)
-    return (R[:, :, 0] @ states[:-1]).add_(P[:, :, 0] @ U), S, (T, U, states)
+    states, U = S.new_empty(len(K)+1, *S.shape), torch.empty_like(X)
+    states[0] = S
+    for t, x, r, k, a, u, S, new in zip(T, X, R[:, :, 1], K, keep, U, states, states[1:]):
+        torch.bmm(t, torch.baddbmm(x, r, S, alpha=-1), out=u)
+        torch.baddbmm(a*S, k.mT, u, out=new)
+    return mm(R[:, :, 0], states[:-1]).add_(mm(P[:, :, 0], U)), states[-1], (T, U, states)
 
 # %% ../../nbs/04_delta_rule.ipynb #bf8fad35
 def _backward(q, k, v, g, beta, saved, dO, dS, C):
     "Gradients of `_forward`, for the same stretch of chunks"
-    HV, (T, U, states) = v.shape[2], saved
+    HV, mm, (T, U, states) = v.shape[2], _product(v), saved
     k, beta, G, D, R = _readers(q, k, g, beta, C, HV)
     v, dO, end, b = to_chunks(v, C, HV), to_chunks(dO, C), G[..., -1:], beta[..., None]
     keep, rest, Rd = end.exp()[..., None], (end-G).exp()[..., None], R*G.exp()[:, :, None, :, None]
     # through the scan, last chunk first
-    K, A = k*rest, (R[:, :, 0] @ k.mT).mul_(D)
-    dU, dread = A.mT @ dO, Rd[:, :, 0].mT @ dO
-    dX, dstates = [], []
+    K, A = k*rest, mm(R[:, :, 0], k.mT).mul_(D)
+    dU, dread = mm(A.mT, dO), mm(Rd[:, :, 0].mT, dO)
+    dX, dstates = torch.empty_like(dU), torch.empty_like(dread)
     for i in reversed(range(len(k))):
-        dstates.append(dS)
-        dX.append(T[i].mT @ torch.baddbmm(dU[i], K[i], dS))
-        dS = torch.baddbmm(dread[i], Rd[i, :, 1].mT, dX[-1], alpha=-1).addcmul_(keep[i], dS)
-    dX, dstates = torch.stack(dX[::-1]), torch.stack(dstates[::-1])
+        dstates[i] = dS
+        torch.bmm(T[i].mT, torch.baddbmm(dU[i], K[i], dS), out=dX[i])
+        dS = torch.baddbmm(dread[i], Rd[i, :, 1].mT, dX[i], alpha=-1).addcmul_(keep[i], dS)
     # everything else, all chunks at once
-    dY = torch.stack([dO, -dX], 2)
-    dP = (dY.flatten(2, 3) @ U.mT).unflatten(2, (2, C)).mul_(D[:, :, None])
+    dY = dO.new_empty(*dO.shape[:2], 2, *dO.shape[2:])
+    dY[:, :, 0] = dO
+    torch.neg(dX, out=dY[:, :, 1])
+    dP = mm(dY.flatten(2, 3), U.mT).unflatten(2, (2, C)).mul_(D[:, :, None])
     own = dP.diagonal(dim1=3, dim2=4)[:, :, 0, :, None].clone()  # a token and itself: no decay, so nothing for dG
     dP.diagonal(dim1=3, dim2=4).zero_()
     dP, R = dP.flatten(2, 3), R.flatten(2, 3)
-    dK, end = dP.mT @ R, (U @ dstates.mT).mul_(rest)
+    dK, end = mm(dP.mT, R), mm(U, dstates.mT).mul_(rest)
     dY.mul_(G.exp()[:, :, None, :, None])
-    dR = (dY.flatten(2, 3) @ states[:-1].mT).add_(dP @ k).unflatten(2, (2, C))
+    dR = mm(dY.flatten(2, 3), states[:-1].mT).add_(mm(dP, k)).unflatten(2, (2, C))
     dq, dr = dR.unbind(2)
     kr = (k*dr).sum(-1)
     dG = (R[:, :, :C]*dq).sum(-1) + beta*kr - (k*dK).sum(-1)

@@ -23,13 +23,16 @@ def to_chunks(
     x:Tensor, # `(B, T, H, ...)`
     C:int, # Chunk length
     heads:int=None, # Repeat each head in place until there are this many
-)->Tensor: # `(N, B*heads, C, ...)` in `acc_dtype`, new memory, zeros after `T`
+    out:Tensor=None, # Write here; new memory if None
+)->Tensor: # `(N, B*heads, C, ...)` in `acc_dtype`, zeros after `T`
     "Cut time into chunks and bring the chunk number to the front"
     H, pad = x.shape[2], -x.shape[1] % C
     if pad: x = F.pad(x, (0, 0)*(x.dim()-2) + (0, pad))
     x = x.unflatten(1, (x.shape[1]//C, C)).permute(1, 0, 3, 2, *range(4, x.dim()+1))
     x = x.unsqueeze(3).expand(*x.shape[:3], (heads or H)//H, *x.shape[3:])
-    return torch.empty(x.shape, dtype=acc_dtype(x), device=x.device).copy_(x).flatten(1, 3)
+    if out is None: return torch.empty(x.shape, dtype=acc_dtype(x), device=x.device).copy_(x).flatten(1, 3)
+    out.unflatten(1, x.shape[1:4]).copy_(x)
+    return out
 
 def put_chunks(
     out:Tensor, # `(B, N*C, H, ...)`, filled in place
