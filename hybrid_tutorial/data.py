@@ -10,7 +10,7 @@ __all__ = ['WIKI', 'EVALS', 'STDLIB', 'PACKAGED', 'HELD_OUT', 'SHARED', 'Source'
 # %% ../nbs/11_data.ipynb #d13048ab
 import glob as globs, gzip, hashlib, json, re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 import numpy as np, torch

@@ -6,13 +6,13 @@
 __all__ = ['MAY_BE_ZERO', 'PROMPTS', 'Recipe', 'RunFolder', 'peak_memory', 'Conversion', 'continuations', 'save_model', 'run',
            'summary', 'versions', 'model_card']
 
-# %% ../nbs/60_main_job.ipynb #6dde7710
-import contextlib, copy, dataclasses, datetime, importlib.metadata, json, os, platform, resource, shlex, shutil, sys, time
+# %% ../nbs/60_main_job.ipynb #1293f7e2
+import contextlib, dataclasses, datetime, importlib.metadata, json, platform, resource, shlex, shutil, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from .core import CheckpointError, ConfigError, HybridError, atomic_file, atomic_folder, file_lock, pick_dtype, pick_device, seed_everything, settle_folder, sha256_of, unknown
+from .core import CheckpointError, ConfigError, HybridError, atomic_file, atomic_folder, file_lock, pick_dtype, pick_device, seed_everything, sha256_of, unknown
 from .data import load_corpus
 from .evaluation.efficiency import measure_efficiency
 from .evaluation.suite import evaluate_models

@@ -13,7 +13,7 @@ __all__ = ['KEYS', 'ORDER', 'esc', 'missing', 'section', 'LEAST_GAP', 'GLOSSARY'
 import base64, html, io, json, math
 from pathlib import Path
 from .core import CheckpointError, ConfigError, DataError, atomic_file
-from .evaluation.language import UNITS, paired_difference
+from .evaluation.language import paired_difference
 from . import plots
 
 # %% ../nbs/61_report.ipynb #3ec8d543

@@ -10,7 +10,7 @@ __all__ = ['layer_kinds', 'predicted_cache_bytes', 'cache_tensors', 'cache_bytes
 import inspect, math, statistics, time
 import torch
 from torch import Tensor, nn
-from ..core import ConfigError, ShapeError
+from ..core import ConfigError
 from .language import base_config, device_of, evaluating, number
 
 # %% ../../nbs/42_efficiency.ipynb #07b3aa0e

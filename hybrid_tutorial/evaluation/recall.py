@@ -8,7 +8,7 @@ __all__ = ['NEEDLE', 'QUESTION', 'LEAD', 'KEYS', 'CHANCE', 'RecallItem', 'wrap',
 
 # %% ../../nbs/41_recall.ipynb #fe3722e5
 import math, random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import torch
 from torch import Tensor
 from ..core import ConfigError, DataError, unknown

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['MAPS', 'identity', 'elu1', 'relu', 'hedgehog', 'random_directions', 'performer', 'feature_map']
 
-# %% ../../nbs/02b_feature_maps.ipynb #08b0890b
-import math
+# %% ../../nbs/02b_feature_maps.ipynb #17adeacb
 import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core import ConfigError, unknown

@@ -6,8 +6,7 @@
 __all__ = ['STRETCH', 'acc_dtype', 'to_chunks', 'put_chunks', 'from_chunks', 'over_sequences', 'first_state', 'count_sequences',
            'expect_shape', 'chunk_length', 'stretch_length', 'by_stretches']
 
-# %% ../../nbs/01b_layout.ipynb #9201a725
-import math
+# %% ../../nbs/01b_layout.ipynb #9adbc342
 import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core import ShapeError

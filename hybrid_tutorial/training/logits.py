@@ -8,7 +8,7 @@ __all__ = ['parameter_groups', 'TeacherStates', 'distill']
 # %% ../../nbs/22_logits.ipynb #b9936470
 import torch
 from torch import Tensor, nn
-from ..core import ConfigError, TeacherError
+from ..core import TeacherError
 from ..models.hybrid import head_options
 from ..ops.loss import chunked_kl
 from .loop import LoopSettings, Metrics, autocast, feed, train
