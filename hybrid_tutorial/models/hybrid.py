@@ -125,6 +125,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     _tied_weights_keys = {'lm_head.weight': 'model.embed_tokens.weight'}
 
     def __init__(self, config:HybridConfig, trunk:nn.Module|None=None):
+        if getattr(config.base, 'attn_logit_softcapping', None): config._attn_implementation = 'eager'   # the only one with a soft cap
         super().__init__(config)
         config.base._attn_implementation = config._attn_implementation
         self.model = AutoModel.from_config(config.base) if trunk is None else trunk
@@ -146,7 +147,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
                 labels=None, use_cache=None, logits_to_keep=0, num_items_in_batch=None, doc_ids=None, cu_seqlens=None, **kwargs)->CausalLMOutputWithPast:
         self._check_masks(attention_mask)
-        docs = packed_documents(doc_ids, cu_seqlens, position_ids, attention_mask)
+        docs = packed_documents(doc_ids, cu_seqlens, position_ids, attention_mask, (inputs_embeds if input_ids is None else input_ids).shape[:2])
         use_cache = not self.training and labels is None and docs is None if use_cache is None else use_cache
         if docs is not None and (use_cache or past_key_values is not None): raise ConfigError("packed documents are read at once, without a cache: pass use_cache=False, or generate from one document per row")
         if use_cache and (past_key_values is None or type(past_key_values) is DynamicCache and not past_key_values.layers): past_key_values = HybridCache(self.config)
@@ -182,6 +183,7 @@ def packed_documents(
     cu_seqlens:Tensor|None=None, # Borders in a batch of one row, from 0 to `T`
     position_ids:Tensor|None=None, # `(B, T)`; where there is no mask, a step other than +1 is a border
     attention_mask:Tensor|None=None, # `(B, T)`, 0 where padded
+    shape:tuple|None=None, # `(B, T)` of the input, to check against
 )->Tensor|None: # `(B, T)`, counted from 0 in each row, -1 where padded; None if nothing is packed
     "Document of each token"
     if doc_ids is not None and cu_seqlens is not None: raise ConfigError("give doc_ids or cu_seqlens, not both")
@@ -194,6 +196,8 @@ def packed_documents(
         doc_ids = F.pad((position_ids.diff(dim=-1) != 1).cumsum(-1), (1, 0))
         if not doc_ids.any(): return None
     doc_ids = F.pad((doc_ids.diff(dim=-1) != 0).cumsum(-1), (1, 0))
+    if shape is not None and position_ids is not None and len(doc_ids) == 1: doc_ids = doc_ids.expand(*shape)
+    if shape is not None and doc_ids.shape != shape: raise ConfigError(f"the documents are given for {tuple(doc_ids.shape)} tokens, the input has {tuple(shape)}; cu_seqlens needs a batch of one row")
     return doc_ids if attention_mask is None else doc_ids.masked_fill(attention_mask == 0, -1)
 
 def places(
@@ -252,6 +256,7 @@ def build_student(
     "An all-linear student with the teacher's weights (KL paper, stage 0)"
     if not hasattr(getattr(teacher, 'model', None), 'layers'): raise TeacherError(f"{type(teacher).__name__} has no decoder layers at .model.layers; supported are transformers' decoder-only models")
     config = HybridConfig(base=teacher.config, mixer=mixer, mixer_settings=settings)
+    config._attn_implementation = teacher.config._attn_implementation
     with no_init_weights():
         student = HybridForCausalLM(config, trunk=copy.deepcopy(teacher.model))
     if not student.mixers: raise TeacherError("every layer of this teacher already has a sliding window, and those are kept as they are; nothing is left to replace. For full attention set config.sliding_window=None before loading")
