@@ -85,3 +85,137 @@ def test_gradient_reaches_all_that_should_learn_and_nothing_else(name, settings)
     assert not dead
     mine = {id(p) for m in s.mixers.values() for p in m.parameters()}
     assert all(p.grad is None for p in s.parameters() if id(p) not in mine)
+
+
+@pytest.mark.parametrize('name, settings', [('gdn', dict(window=5)), ('rwkv7', None), ('rwkv6', None), ('hedgehog', None), ('swa', dict(window=6, sinks=2))], ids=label)
+def test_generate_greedy_and_beams(name, settings):
+    ids, how = tokens(T=9), dict(max_new_tokens=7, min_new_tokens=7, pad_token_id=0, do_sample=False)
+    for keep in (None, [1]):
+        m = student_of(name, settings, keep=keep)
+        for beams in (1, 3): assert torch.equal(m.generate(ids, num_beams=beams, **how), m.generate(ids, num_beams=beams, use_cache=False, **how))
+
+
+def test_cache_has_a_fixed_size_and_is_where_transformers_looks():
+    for name, settings, kind in (('gdn', dict(window=5), 'LinearAttentionAndSlidingWindowAttentionLayer'), ('swa', dict(window=6, sinks=2), 'DynamicSlidingWindowLayer'), ('rwkv6', None, 'LinearAttentionLayer')):
+        m = student_of(name, settings)
+        sizes = []
+        for T in (20, 50):
+            cache = m(tokens(T=T), use_cache=True).past_key_values
+            assert type(cache.layers[1]).__name__ == kind and cache.get_seq_length() == T
+            sizes.append(sum(t.numel() for l in cache.layers for t in (getattr(l, 'keys', None), *getattr(l, 'recurrent_states', {}).values(), *getattr(l, 'conv_states', {}).values()) if t is not None))
+        assert sizes[0] == sizes[1] > 0
+
+
+def naive_window(m, x, pos):
+    "The delayed state written out: what has left the window is written, one token at a time"
+    w, (q, k, v) = m.settings.window, m.split_heads(x, x, x)
+    near = softmax_attention(*m.rotated(q, k, pos), v, scale=m.shape.scaling, window=w)
+    _, k, v, g = m.memory(dict.fromkeys('qkvwg', x), q, k, v, None)
+    out = torch.zeros_like(v)
+    for t in range(w, x.shape[1]):
+        S = torch.zeros(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
+        for j in range(t-w+1): S = g[:, j].exp()[..., None]*S+k[:, j][..., None]*v[:, j][..., None, :]
+        out[:, t] = (q[:, t][..., None, :]*m.shape.head_dim**-0.5 @ S)[..., 0, :]
+    share = m.near_proj(x).sigmoid()[..., None]
+    return share*near+(1-share)*m.o_norm(out)
+
+
+def test_window_reads_exactly_and_the_state_only_what_is_older():
+    teacher = teacher_of()
+    m = shaken(build_student(teacher, 'gla', settings=dict(window=4, gate='none'), verbose=False)).mixers[1]
+    x = torch.randn(2, 13, 32)
+    pos = teacher.model.rotary_emb(x, torch.arange(13)[None])
+    assert_close(m.read(x, pos), naive_window(m, x, pos).flatten(-2), 1e-5)
+
+
+def test_window_attention_against_the_dense_form():
+    q, k, v = (torch.randn(2, 21, 3, 8, dtype=torch.float64) for _ in range(3))
+    for w in (1, 4, 21, 40): assert_close(window_attention(q, k, v, w, scale=0.3), softmax_attention(q, k, v, scale=0.3, window=w), 1e-10)
+    assert_close(window_attention(q[:, -3:], k, v, 4, scale=0.3), softmax_attention(q, k, v, scale=0.3, window=4)[:, -3:], 1e-10)
+
+
+def test_swa_with_a_long_window_is_the_teacher():
+    teacher = teacher_of('qwen3')
+    m, ids = build_student(teacher, 'swa', verbose=False), tokens(T=40)
+    assert_close(m(ids).logits, teacher(ids).logits, 2e-5)
+    assert rms_error(build_student(teacher, 'swa', settings=dict(window=4), verbose=False)(ids).logits, teacher(ids).logits) > 0.05
+
+
+def test_head_order_reaches_every_mixer():
+    teacher = teacher_of()
+    attn = teacher.model.layers[0].self_attn
+    with torch.no_grad(): attn.k_proj.weight.copy_(torch.arange(16.)[:, None].expand(16, 32))     # row number as value
+    for name in NAMES:
+        got = build_student(teacher, name, verbose=False).mixers[0].k_proj.weight[:, 0].view(4, 8)
+        rows = getattr(MIXERS[name][1], 'expand', 'heads') == 'rows'
+        want = torch.arange(16.).repeat_interleave(2).view(4, 8) if rows else torch.arange(16.).view(2, 8).repeat_interleave(2, 0)
+        assert torch.equal(got, want) and rows == name.endswith('-official')
+
+
+def test_presets_differ_exactly_where_the_table_says():
+    diff = lambda a, b: {k for k, v in dataclasses.asdict(MIXERS[a][1]).items() if dataclasses.asdict(MIXERS[b][1]).get(k, v) != v}
+    assert diff('gdn-paper', 'gdn') == {'bias', 'qk_norm', 'activation', 'gate', 'decay'}
+    assert diff('gdn-official', 'gdn-paper') == {'expand'}
+    assert diff('gla-official', 'gla') == {'bias', 'qk_norm', 'gate', 'decay', 'expand'}
+    for name in ('gla', 'kda', 'mamba2'): assert diff(name, 'gdn') == set()
+    assert diff('rwkv6', 'gdn') == {'gate', 'out_norm', 'decay'} and diff('rwkv7', 'rwkv6') == {'rope', 'gate'}
+    assert diff('hedgehog', 'gdn') == {'rope', 'gate', 'out_norm', 'decay'} and diff('performer', 'hedgehog') == {'features'}
+
+
+def test_starting_values_of_recipe():
+    teacher = teacher_of()
+    s6, s7 = (build_student(teacher, n, verbose=False) for n in ('rwkv6', 'rwkv7'))
+    n = torch.arange(32)/31
+    for l in range(3):
+        m6, m7 = s6.mixers[l], s7.mixers[l]
+        assert_close(m6.time_decay, -6+5*n**(0.7+1.3*l/2), 1e-6)
+        assert_close(m7.fade.bias, -6.5+5*n**(0.85+(l/2)**0.5), 1e-6)
+        assert m6.shift.A.abs().sum() == m6.shift.mu.abs().sum() == m6.g_proj.weight.abs().sum() == 0
+        for part in (m7.rate, m7.fade, m7.gate, *([m7.blend] if l else [])): assert part.A.abs().sum() == 0 and orthogonal(part.B)
+        assert m7.rate.bias.abs().sum() == 0 and (not l or bool((m7.blend.bias == 1).all())) and hasattr(m7, 'blend') == (l > 0)
+    gla = build_student(teacher, 'gla-official', verbose=False).mixers[0]
+    assert gla.gk_in.weight.shape == (16, 32) and ((gla.half_lives() > 13.4) & (gla.half_lives() < 19.3)).all()
+
+
+def orthogonal(B): return torch.allclose(B@B.T if B.shape[0] <= B.shape[1] else B.T@B, 0.01*torch.eye(min(B.shape)), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['gdn', 'gla', 'kda', 'mamba2', 'rwkv6', 'rwkv7'])
+def test_half_lives_are_set_and_read_back(name):
+    m = build_student(teacher_of(), name, verbose=False).mixers[1]
+    want = torch.tensor([2., 8., 30., 300.])
+    m.set_half_lives(want)
+    got = m.half_lives()
+    assert_close(got if got.dim() == 1 else got.mean(-1), want, 1e-3)
+    q = torch.zeros(1, 3, 4, 8)                                                                    # what the operator gets, where the token has no say
+    with torch.no_grad():
+        if name == 'gdn': g = m.memory(dict.fromkeys('qkvwg', torch.zeros(1, 3, 32)), q, q, q, None)[3]
+        elif name == 'mamba2': g = m.memory(dict.fromkeys('qkvwg', torch.zeros(1, 3, 32)), q, q, q, None)[3]
+        else: g = m.memory(dict.fromkeys('qkvwg', torch.zeros(1, 3, 32)), q, q, q, None)[1 if name == 'rwkv7' else 3].mean(-1)
+    assert_close(-math.log(2)/g[0, 0], want, 1e-3)
+
+
+def test_value_residual_travels_also_from_a_kept_layer():
+    teacher = teacher_of()
+    s, ids = build_student(teacher, 'rwkv7', verbose=False), tokens(T=10)
+    v0 = lambda m: m.layers[0].self_attn.v_proj(m.layers[0].input_layernorm(m.embed_tokens(ids)))
+    for keep in ([], [0]):
+        m, seen = build_hybrid(s, teacher, keep), []
+        m.mixers[2].register_forward_hook(lambda mod, args, kwargs, out: seen.append(kwargs['carry']['values']), with_kwargs=True)
+        with torch.no_grad(): m(ids), m.model(ids)                                                 # through the head, and the trunk alone
+        for got in seen: assert_close(got.flatten(-2), v0(m.model), 1e-5)
+        assert len(seen) == 2
+        assert_close(decode_stepwise(m, ids, 4), m(ids).logits, 2e-5)
+
+
+def test_float16_and_bfloat16_run():
+    for name, settings in (('gdn', dict(window=5)), ('rwkv6', None), ('rwkv7', None), ('swa', dict(window=6)), ('performer', None)):
+        m = student_of(name, settings).bfloat16()
+        ids = tokens(T=12)
+        assert_close(decode_stepwise(m, ids, 6).float(), m(ids).logits.float(), 0.15)
+
+
+def test_bad_settings():
+    t = teacher_of()
+    for name, settings, word in (('gla', dict(gate='opne'), 'Did you mean'), ('rwkv6', dict(decay='random'), 'curve'), ('gdn', dict(window=-1), 'window'), ('swa', dict(window=0), 'at least 1'), ('hedgehog', dict(decay='spread'), 'none')):
+        with pytest.raises(ConfigError, match=word): build_student(t, name, settings=settings, verbose=False)

@@ -174,8 +174,10 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         if generation_config.cache_implementation not in (None, 'dynamic', 'dynamic_full'): raise ConfigError(f"cache_implementation={generation_config.cache_implementation!r} has no linear layers; leave it out")
+        given = model_kwargs.get('past_key_values')
+        if generation_config.use_cache is not False and (given is None or type(given) is DynamicCache and not given.layers):
+            model_kwargs['past_key_values'], generation_config.cache_implementation = HybridCache(self.config), None
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        if type(model_kwargs.get('past_key_values')) is DynamicCache: model_kwargs['past_key_values'] = HybridCache(self.config)
 
 # %% ../../nbs/14_hybrid.ipynb #d821f894
 def packed_documents(

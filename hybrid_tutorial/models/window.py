@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from ..ops.layout import acc_dtype
 
 # %% ../../nbs/11b_window.ipynb #74858d23
 def bands(
@@ -47,12 +48,12 @@ def window_attention(
     if docs is not None:
         mine = F.pad(docs[:, J-T:], (0, -T%w), value=-1).unflatten(1, (-1, w))
         mask = mask & (mine[..., None] == bands(docs, T, w, fill=-2)[:, :, None])
-    s = squash(torch.einsum('b n a h k, b n c h k -> b h n a c', blocks*scale, bands(k, T, w)).float())
+    s = squash(torch.einsum('b n a h k, b n c h k -> b h n a c', blocks*scale, bands(k, T, w)).to(acc_dtype(q)))
     s = s.masked_fill(~mask[:, None], -1e30)
     vb = bands(v, T, w)
     if sinks is None: return torch.einsum('b h n a c, b n c h v -> b n a h v', s.softmax(-1).to(v.dtype), vb).flatten(1, 2)[:, :T]
     sk, sv, look = sinks
-    extra = squash(((q*scale)[:, :, None]*sk).sum(-1).float()).masked_fill(~look[..., None], -1e30)   # (B, T, S, H)
+    extra = squash(((q*scale)[:, :, None]*sk).sum(-1).to(acc_dtype(q))).masked_fill(~look[..., None], -1e30)   # (B, T, S, H)
     cut = lambda x: F.pad(x, (0, 0)*(x.dim()-2)+(0, -T%w)).unflatten(1, (-1, w))
     p = torch.cat([s, cut(extra).permute(0, 4, 1, 2, 3)], -1).softmax(-1).to(v.dtype)
     near = torch.einsum('b h n a c, b n c h v -> b n a h v', p[..., :2*w-1], vb)
