@@ -219,3 +219,88 @@ def test_bad_settings():
     t = teacher_of()
     for name, settings, word in (('gla', dict(gate='opne'), 'Did you mean'), ('rwkv6', dict(decay='random'), 'curve'), ('gdn', dict(window=-1), 'window'), ('swa', dict(window=0), 'at least 1'), ('hedgehog', dict(decay='spread'), 'none')):
         with pytest.raises(ConfigError, match=word): build_student(t, name, settings=settings, verbose=False)
+
+
+@pytest.mark.parametrize('name, settings', [('gla', None), ('rwkv6', None), ('rwkv7', None), ('hedgehog', None), ('swa', dict(window=6)), ('mamba2', dict(window=5))], ids=label)
+def test_closed_form_is_the_gradients_fixed_point(name, settings):
+    from hybrid_tutorial.training.align import Carry, calibrate, layer_errors, listen
+    teacher, batches = teacher_of('llama_bias'), [dict(input_ids=tokens(4, 24, seed=s)) for s in range(3)]
+    s = shaken(build_student(teacher, name, settings=settings, verbose=False))
+    before = layer_errors(s, teacher, batches)
+    left = calibrate(s, teacher, batches, ridge=0.)
+    after = layer_errors(s, teacher, batches)
+    assert_gradient_is_zero(s, teacher, batches, Carry(s, teacher), listen)
+    if not settings or name != 'swa':
+        assert all(after[i] < before[i] for i in after)
+    assert all(math.isclose(after[i]*norm(teacher, batches)[i][0], left[i]*norm(teacher, batches)[i][1], rel_tol=1e-2, abs_tol=1e-3*norm(teacher, batches)[i][0]) for i in after)
+
+
+def test_calibration_towards_the_copied_projection():
+    from hybrid_tutorial.training.align import calibrate, layer_errors
+    teacher, few, fresh = teacher_of(), [dict(input_ids=tokens(4, 24, seed=1))], [dict(input_ids=tokens(4, 24, seed=5))]
+    err = {}
+    for prior in ('zero', 'copied'):
+        s = build_student(teacher, 'swa', settings=dict(window=6), verbose=False)
+        calibrate(s, teacher, few, prior=prior)
+        err[prior] = sum(layer_errors(s, teacher, fresh).values())
+    assert err['copied'] < err['zero']                                            # 96 tokens against a pull of 800
+    s = build_student(teacher, 'swa', settings=dict(window=24), verbose=False)    # exact already: nothing to change
+    w = s.mixers[1].o_proj.weight.clone()
+    assert calibrate(s, teacher, few, prior='copied')[1] < 1e-6 and torch.allclose(s.mixers[1].o_proj.weight, w, atol=1e-3)
+    with pytest.raises(ConfigError, match='prior'): calibrate(s, teacher, few, prior='copy')
+
+
+def norm(teacher, batches):
+    "Squared size of each layer's answer, with and without the bias that stays as it is"
+    from hybrid_tutorial.training.align import listen
+    out = {}
+    def visit(i, x, pos, y):
+        a, b = out.get(i, (0., 0.)); out[i] = (a+float(y.pow(2).sum()), b+float((y-teacher.model.layers[i].self_attn.o_proj.bias).pow(2).sum()))
+    with torch.no_grad(), listen(teacher, visit):
+        for b in batches: teacher.model(b['input_ids'], use_cache=False)
+    return out
+
+
+def assert_gradient_is_zero(s, teacher, batches, carry, listen):
+    for m in s.mixers.values(): m.o_proj.weight.requires_grad_(True)
+    scale = {}
+    def visit(i, x, pos, y):
+        box = carry(i, x)
+        with torch.enable_grad(): (s.mixers[i](x, pos, carry=box)[0]-y).pow(2).sum().backward()
+        scale[i] = scale.get(i, 0)+float((s.mixers[i].read(x, pos, carry=box).flatten(0, 1).T@y.flatten(0, 1)).norm())
+    with torch.no_grad(), listen(teacher, visit):
+        for b in batches: teacher.model(b['input_ids'], use_cache=False)
+    for i, m in s.mixers.items(): assert m.o_proj.weight.grad.norm() < 2e-3*scale[i]
+
+
+def test_decays_from_the_teachers_reach():
+    from hybrid_tutorial.training.align import align, attention_distances, decays_from_teacher
+    teacher, batch = teacher_of(), dict(input_ids=tokens(3, 40))
+    far = attention_distances(teacher, [batch])
+    attn = teacher.model.layers[1].self_attn                                      # against weights that transformers itself returns
+    teacher.set_attn_implementation('eager')
+    p = teacher(batch['input_ids'], output_attentions=True).attentions[1]
+    t = torch.arange(40)
+    p = p*(t >= 4)
+    want = (p*(t[:, None]-t)).sum((0, 2, 3))/p.sum((0, 2, 3))
+    assert_close(far[1], want, 1e-4)
+    s = build_student(teacher, 'gdn', settings=dict(decay='teacher'), verbose=False)
+    half = decays_from_teacher(s, teacher, [batch])
+    assert_close(s.mixers[1].half_lives(), (math.log(2)*want).clamp(min=1.), 1e-3)
+    near = attention_distances(teacher, [batch], beyond=5)[1]
+    assert (near < far[1]).all() and set(half) == {0, 1, 2}
+    a = build_student(teacher, 'gdn', settings=dict(decay='teacher'), verbose=False)
+    align(a, teacher, [batch['input_ids']]*2, calibrate_tokens=0, lr=1e-9)
+    assert_close(a.mixers[1].half_lives(), s.mixers[1].half_lives(), 1e-3)
+    with pytest.raises(ConfigError, match='no decay'): decays_from_teacher(build_student(teacher, 'hedgehog', verbose=False), teacher, [batch])
+
+
+@pytest.mark.parametrize('name, settings', [('rwkv7', None), ('kda', dict(window=5))], ids=label)
+def test_align_helps(name, settings):
+    from hybrid_tutorial.training.align import align, layer_errors
+    teacher, data = teacher_of(), [tokens(4, 32, seed=s) for s in range(6)]
+    s = build_student(teacher, name, settings=settings, verbose=False)
+    align(s, teacher, data*3, calibrate_tokens=0, lr=5e-3, warmup=0)
+    plain = build_student(teacher, name, settings=settings, verbose=False)
+    a, b = (layer_errors(m, teacher, [dict(input_ids=tokens(4, 32, seed=9))]) for m in (s, plain))
+    assert sum(a.values()) < 0.95*sum(b.values())

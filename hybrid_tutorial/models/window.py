@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['bands', 'window_attention', 'slide', 'fill_slots', 'delayed']
 
-# %% ../../nbs/11b_window.ipynb #6fc7e891
-import math
+# %% ../../nbs/11b_window.ipynb #1c7d392f
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -64,6 +64,7 @@ def start_error(
     test:dict, # The same layers, other text
     *,
     ridge:float=800., # Of the closed form
+    prior:str='zero', # Where it pulls to, see `calibrate`
     seed:int=0, # Of what the teacher has no weights for
     half:dict|None=None, # Half-lives by layer, for `decay=teacher`
     solve:bool=True, # False leaves the copied projection
@@ -78,7 +79,7 @@ def start_error(
         m = m.to(attn.q_proj.weight.device, attn.q_proj.weight.dtype).eval()
         if half and hasattr(m, 'set_half_lives') and m.settings.decay == 'teacher': m.set_half_lives(half[i])
         for x, pos, y, v in pieces if solve else (): sums = add_up(sums, m.read(x, pos, carry=dict(values=v)), y, m.o_proj.bias)
-        if solve: solve_output(m.o_proj, sums, ridge)
+        if solve: solve_output(m.o_proj, sums, ridge, m.shape.heads if prior == 'copied' else 0)
         errs = [((m(x, pos, carry=dict(values=v))[0]-y).pow(2).sum(), y.pow(2).sum()) for x, pos, y, v in test[i]]
         out[i] = float(sum(e for e, _ in errs)/sum(n for _, n in errs))
     return out
@@ -97,6 +98,7 @@ def bench_start(
     test_tokens:int=4096, # To test on
     seq_len:int=512, # Tokens a row
     ridges=(800.,), # Of the closed form; more than one gives a row each
+    priors=('zero',), # Where it pulls to, see `calibrate`; the same
     seeds=(0,), # Of fresh weights
     out=None, # JSON lines go here; finished rows are skipped
     dtype:str='auto', # Autocast
@@ -116,12 +118,12 @@ def bench_start(
         beyond = getattr(settings, 'window', 0)
         if getattr(settings, 'decay', '') == 'teacher' and beyond not in half:
             half[beyond] = {i: (math.log(2)*d).clamp(1., 4096.) for i, d in attention_distances(teacher, fit[:1], layers=layers, beyond=beyond, dtype=dtype).items()}
-        for ridge in ridges:
+        for ridge, prior in ((r, p) for r in ridges for p in priors):
             for seed in seeds:
-                key = dict(bench='start', design=design, ridge=ridge, seed=seed, layers=list(layers), tokens=tokens, seq_len=seq_len)
+                key = dict(bench='start', design=design, ridge=ridge, prior=prior, seed=seed, layers=list(layers), tokens=tokens, seq_len=seq_len)
                 if book.has(key): continue
                 began = time.time()
-                e = start_error(design, teacher, fit_pairs, test_pairs, ridge=ridge, seed=seed, half=half.get(beyond))
+                e = start_error(design, teacher, fit_pairs, test_pairs, ridge=ridge, prior=prior, seed=seed, half=half.get(beyond))
                 book.add(key, errors=list(e.values()), error=sum(e.values())/len(e), seconds=round(time.time()-began, 2))
     return book.rows('start')
 
@@ -152,8 +154,8 @@ def start_table(
 )->str: # Markdown
     "Designs by their error at the start, best last"
     mean = {}
-    for r in rows: mean.setdefault((r['design'], r['ridge']), []).append(r['error'])
-    lines = [f"| `{d}` | {ridge:g} | {sum(e)/len(e):.3f} |" for (d, ridge), e in sorted(mean.items(), key=lambda x: -sum(x[1])/len(x[1]))]
+    for r in rows: mean.setdefault((r['design'], r['ridge'], r['prior']), []).append(r['error'])
+    lines = [f"| `{d}` | {ridge:g} to {prior} | {sum(e)/len(e):.3f} |" for (d, ridge, prior), e in sorted(mean.items(), key=lambda x: -sum(x[1])/len(x[1]))]
     return '\n'.join(['| design | ridge | error |', '|---|---|---|', *lines])
 
 # %% ../../nbs/24_bench_transfer.ipynb #d55c86d4
