@@ -14,7 +14,7 @@ from hybrid_tutorial.ops.softmax import softmax_attention
 from helpers import tiny_teacher, tokens
 
 NAMES = [n for n in MIXERS if n != 'softmax']
-WINDOWS = [('gdn', dict(window=5)), ('gla', dict(window=8)), ('kda', dict(window=5)), ('mamba2', dict(window=5)),
+WINDOWS = [('gdn', dict(window=5)), ('gdn', dict(window=5, sinks=0)), ('gla', dict(window=8, sinks=2)), ('kda', dict(window=5)), ('mamba2', dict(window=1)),
            ('rwkv6', dict(window=5)), ('rwkv7', dict(window=5)), ('hedgehog', dict(window=5)), ('swa', dict(window=6, sinks=2)), ('swa', dict(window=6, sinks=0))]
 CASES = [(n, None) for n in NAMES] + WINDOWS
 label = lambda c: c if isinstance(c, str) else '' if c is None else ','.join(f'{k}={v}' for k, v in c.items())
@@ -109,12 +109,12 @@ def test_cache_has_a_fixed_size_and_is_where_transformers_looks():
 def naive_window(m, x, pos):
     "The delayed state written out: what has left the window is written, one token at a time"
     w, (q, k, v) = m.settings.window, m.split_heads(x, x, x)
-    near = softmax_attention(*m.rotated(q, k, pos), v, scale=m.shape.scaling, window=w)
+    near = softmax_attention(*m.rotated(q, k, pos), v, scale=m.shape.scaling, window=w, sinks=2)
     _, k, v, g = m.memory(dict.fromkeys('qkvwg', x), q, k, v, None)
     out = torch.zeros_like(v)
     for t in range(w, x.shape[1]):
         S = torch.zeros(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
-        for j in range(t-w+1): S = g[:, j].exp()[..., None]*S+k[:, j][..., None]*v[:, j][..., None, :]
+        for j in range(2, t-w+1): S = g[:, j].exp()[..., None]*S+k[:, j][..., None]*v[:, j][..., None, :]
         out[:, t] = (q[:, t][..., None, :]*m.shape.head_dim**-0.5 @ S)[..., 0, :]
     share = m.near_proj(x).sigmoid()[..., None]
     return share*near+(1-share)*m.o_norm(out)
@@ -122,7 +122,7 @@ def naive_window(m, x, pos):
 
 def test_window_reads_exactly_and_the_state_only_what_is_older():
     teacher = teacher_of()
-    m = shaken(build_student(teacher, 'gla', settings=dict(window=4, gate='none'), verbose=False)).mixers[1]
+    m = shaken(build_student(teacher, 'gla', settings=dict(window=4, sinks=2, gate='none'), verbose=False)).mixers[1]
     x = torch.randn(2, 13, 32)
     pos = teacher.model.rotary_emb(x, torch.arange(13)[None])
     assert_close(m.read(x, pos), naive_window(m, x, pos).flatten(-2), 1e-5)

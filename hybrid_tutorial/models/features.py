@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from ..core import ConfigError
 from .mixers import MIXERS, LinearMixer, Mixer, MixerSettings
-from .window import fill_slots, slide, window_attention
+from .window import look_near
 from ..ops.feature_maps import hedgehog, random_directions
 
 # %% ../../nbs/12d_mixers_features.ipynb #9402eab0
@@ -77,33 +77,13 @@ class SlidingWindow(Mixer):
     is_linear = False
 
     def read(self, x, position_embeddings, past_key_values=None, token_mask=None, doc_ids=None, carry=None):
-        s, cache, (B, T), K = self.settings, past_key_values, x.shape[:2], self.shape.head_dim
+        s, cache = self.settings, past_key_values
         q, k, v = self.split_heads(x, x, x)
+        if carry is not None and self.layer_idx == 0: carry['values'] = v
         if s.rope: q, k = self.rotated(q, k, position_embeddings)
-        mask = torch.ones(B, T, device=x.device) if token_mask is None else token_mask[:, -T:].float()
-        layer = None if cache is None else cache.layers[self.layer_idx]
-        seen = layer.keys[:, 0, :, -1].amax(1) if layer is not None and layer.is_initialized else torch.zeros(B, device=x.device)
-        place = (mask.cumsum(1)+seen[:, None])*mask
-        rows = torch.cat([k.float(), v.float(), place[..., None, None].expand(B, T, q.shape[2], 1)], -1)
-        if doc_ids is not None: slots = self.first_of_documents(rows, doc_ids)
-        elif layer is None: slots = fill_slots(torch.zeros_like(rows[:, :1]).expand(-1, s.sinks, -1, -1), rows)[:, None] if s.sinks else None
-        else: rows, slots = slide(layer, rows, s.window-1 or 1, s.sinks); slots = slots[:, None]
-        if cache is not None and hasattr(cache, 'count_tokens'): cache.count_tokens(self.layer_idx, T)
-        split = lambda y: [p.to(v.dtype) for p in y[..., :2*K].split(K, -1)]
-        sinks = None
-        if s.sinks:
-            where = slots[:, :, :, 0, -1]
-            sinks = (*split(slots), (where > 0) & (where <= place[..., None]-s.window))
-        docs = doc_ids if doc_ids is not None else None
-        return window_attention(q, *split(rows), s.window, scale=self.shape.scaling, valid=rows[:, :, 0, -1] > 0, docs=docs, sinks=sinks, softcap=self.shape.softcap).flatten(-2)
-
-    def first_of_documents(self, rows, doc_ids):
-        "The sinks of each token's own document `(B, T, S, H, F)`"
-        T, at = doc_ids.shape[1], torch.arange(doc_ids.shape[1], device=doc_ids.device)
-        new = F.pad(doc_ids[:, 1:] != doc_ids[:, :-1], (1, 0), value=True)
-        first = torch.where(new, at, 0).cummax(1).values
-        index = (first[..., None]+torch.arange(self.settings.sinks, device=at.device)).clamp(max=T-1)
-        return rows[torch.arange(len(rows), device=at.device)[:, None, None], index]
+        o, _, _ = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, doc_ids=doc_ids,
+                            mask=None if token_mask is None else token_mask[:, -x.shape[1]:], layer=None if cache is None else cache.layers[self.layer_idx])
+        return o.flatten(-2)
 
 # %% ../../nbs/12d_mixers_features.ipynb #1eacf1b8
 MIXERS.update({

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import ConfigError, ShapeError, unknown
-from .window import delayed, slide, window_attention
+from .window import delayed, look_near
 from ..ops.dispatch import attend, choose_backend
 
 # %% ../../nbs/12_mixers.ipynb #1257fb13
@@ -155,13 +155,14 @@ class MixerSettings:
     decay:str = 'spread'       # start of the decay: "spread" half-lives over heads, "random" as the paper, "teacher" by its attention distances
     expand:str = 'heads'       # grouped keys/values: "heads", or "rows", the official code's mistake
     window:int = 0             # tokens that exact softmax reads; 0 for none
+    sinks:int = 4              # first tokens that the window never loses
 
     CHOICES:ClassVar[dict] = dict(activation=('none', 'silu'), gate=('open', 'silu', 'sigmoid', 'none'),
                                   decay=('spread', 'random', 'teacher'), expand=('heads', 'rows'))
     def __post_init__(self):
         for k, v in self.CHOICES.items():
             if getattr(self, k) not in v: raise ConfigError(unknown(f'{k} of a {type(self).__name__.removesuffix("Settings")} mixer', getattr(self, k), v))
-        if self.window < 0: raise ConfigError(f"window is a number of tokens, 0 for none; got {self.window}")
+        if self.window < 0 or self.sinks < 0: raise ConfigError(f"window and sinks are numbers of tokens, 0 for none; got {self.window} and {self.sinks}")
 
 # %% ../../nbs/12_mixers.ipynb #b9fd54c4
 class LinearMixer(Mixer):
@@ -239,16 +240,12 @@ class LinearMixer(Mixer):
 
     def look_near(self, q, k, v, writes, cache, mask, doc_ids):
         "Softmax over the window, and the writes of what has left it"
-        (B, T, H, K), w, F_ = q.shape, self.settings.window, [y.unsqueeze(-1) if y.dim() == 3 else y for y in writes]
-        place = k.new_ones(B, T, H, 1) if mask is None else mask.view(B, T, 1, 1).expand(B, T, H, 1).to(k.dtype)
-        rows = torch.cat([k, v, *F_, place], -1)
-        if cache is not None: rows, _ = slide(cache.layers[self.layer_idx], rows, w)
-        k, v, *old, place = rows.split([K, K, *(y.shape[-1] for y in F_), 1], -1)
-        near = window_attention(q, k.to(q.dtype), v.to(q.dtype), w, scale=self.shape.scaling, valid=place[:, :, 0, 0] > 0, docs=doc_ids, softcap=self.shape.softcap)
-        old = [delayed(y, T, w) for y in old]
-        if doc_ids is not None:
-            same = (delayed(doc_ids[..., None]+1, T, w) == doc_ids[..., None]+1)[..., None]
-            old = [y*same.to(y.dtype) for y in old]
+        s, T, flat = self.settings, q.shape[1], lambda y: y.unsqueeze(-1) if y.dim() == 3 else y
+        near, old, place = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids,
+                                     layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes), keep=s.window)
+        hidden = delayed(place, T, s.window) > s.sinks                  # what window and sinks see is not written
+        if doc_ids is not None: hidden = hidden & (delayed(doc_ids[..., None]+2, T, s.window) == doc_ids[..., None]+2)[..., None]
+        old = [delayed(y, T, s.window)*hidden.to(y.dtype) for y in old]
         return near, [y.squeeze(-1).to(want.dtype) if want.dim() == 3 else y.to(want.dtype) for y, want in zip(old, writes)]
 
 # %% ../../nbs/12_mixers.ipynb #76894832
