@@ -116,8 +116,8 @@ def naive_window(m, x, pos):
         S = torch.zeros(*v.shape[:1], *v.shape[2:3], k.shape[-1], v.shape[-1])
         for j in range(2, t-w+1): S = g[:, j].exp()[..., None]*S+k[:, j][..., None]*v[:, j][..., None, :]
         out[:, t] = (q[:, t][..., None, :]*m.shape.head_dim**-0.5 @ S)[..., 0, :]
-    share = m.near_proj(x).sigmoid()[..., None]
-    return share*near+(1-share)*m.o_norm(out)
+    a, c = m.near_proj(x)[..., None].chunk(2, -2)
+    return 2*a.sigmoid()*near+c*m.o_norm(out)
 
 
 def test_window_reads_exactly_and_the_state_only_what_is_older():

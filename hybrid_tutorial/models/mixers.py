@@ -175,7 +175,7 @@ class LinearMixer(Mixer):
         D, H, K = shape.width, shape.heads, shape.head_dim
         if settings.gate in ('open', 'silu', 'sigmoid'): self.g_proj = nn.Linear(D, H*K, bias=False)
         if settings.out_norm: self.o_norm = RMSNorm(K)
-        if settings.window: self.near_proj = nn.Linear(D, H)
+        if settings.window: self.near_proj = nn.Linear(D, 2*H)          # shares of the window, then of the state
         self.build(D, H, K)
         self.reset()
 
@@ -199,10 +199,10 @@ class LinearMixer(Mixer):
         with torch.no_grad():
             if s.gate in ('open', 'sigmoid'): nn.init.zeros_(self.g_proj.weight)
             elif s.gate == 'silu': nn.init.kaiming_uniform_(self.g_proj.weight, a=math.sqrt(5), generator=generator)
-            if s.window: nn.init.zeros_(self.near_proj.weight); nn.init.constant_(self.near_proj.bias, math.log(9.))
+            if s.window: nn.init.zeros_(self.near_proj.weight); nn.init.zeros_(self.near_proj.bias)
 
-    def read(self, x, position_embeddings=None, past_key_values=None, token_mask=None, doc_ids=None, carry=None):
-        "What memory returns, gated: `(B, T, H*K)`"
+    def read(self, x, position_embeddings=None, past_key_values=None, token_mask=None, doc_ids=None, carry=None, apart=False):
+        "What memory returns, gated: `(B, T, H*K)`; `apart`, with a window: its part beside the unscaled state's, `(B, T, 2*H*K)`"
         s, cache, T = self.settings, past_key_values, x.shape[1]
         mask = None if token_mask is None else token_mask[:, -T:]
         src = self.sources(x, cache, mask, doc_ids)
@@ -218,8 +218,10 @@ class LinearMixer(Mixer):
         o = self.after(self.remember(inputs, cache, doc_ids), v)
         if s.out_norm: o = self.o_norm(o)
         if near is not None:
-            m = self.near_proj(x).sigmoid().unsqueeze(-1)
-            o = m*near+(1-m)*o
+            m, c = self.near_proj(x).unsqueeze(-1).chunk(2, -2)
+            near = 2*m.sigmoid()*near
+            if apart: return torch.cat([self.gated(y.flatten(-2).to(x.dtype), src['g']) for y in (near, o)], -1)
+            o = near+c*o
         return self.gated(o.flatten(-2).to(x.dtype), src['g'])
 
     def gated(self, o, x):

@@ -19,7 +19,7 @@ from ..models.hybrid import HybridForCausalLM, build_hybrid, build_student, head
 from ..models.mixers import MIXERS, make_mixer, mixer_settings, read_shape
 from ..models.transfer import transfer
 from ..ops.loss import KLTarget
-from .align import add_up, align, attention_distances, calibrate, decays_from_teacher, layer_errors, listen, solve_output
+from .align import add_up, align, attention_distances, calibrate, decays_from_teacher, features, layer_errors, listen, solve_mixer
 from .loop import Metrics, autocast
 
 # %% ../../nbs/24_bench_transfer.ipynb #1fd20354
@@ -78,8 +78,8 @@ def start_error(
         m.reset(gen); transfer(attn, m)
         m = m.to(attn.q_proj.weight.device, attn.q_proj.weight.dtype).eval()
         if half and hasattr(m, 'set_half_lives') and m.settings.decay == 'teacher': m.set_half_lives(half[i])
-        for x, pos, y, v in pieces if solve else (): sums = add_up(sums, m.read(x, pos, carry=dict(values=v)), y, m.o_proj.bias)
-        if solve: solve_output(m.o_proj, sums, ridge, m.shape.heads if prior == 'copied' else 0)
+        for x, pos, y, v in pieces if solve else (): sums = add_up(sums, features(m, x, pos, dict(values=v)), y, m.o_proj.bias)
+        if solve: solve_mixer(m, sums, ridge, prior)
         errs = [((m(x, pos, carry=dict(values=v))[0]-y).pow(2).sum(), y.pow(2).sum()) for x, pos, y, v in test[i]]
         out[i] = float(sum(e for e, _ in errs)/sum(n for _, n in errs))
     return out
