@@ -38,7 +38,7 @@ def test_starts(tmp_path):
     assert exact < 1e-3 < min(r['error'] for r in rows if not r['design'].startswith('swa'))           # a window that holds all is the teacher
     n = len((tmp_path/'s.jsonl').read_text().splitlines())
     assert len(bench_start(('gdn',), **how)) == 10 and len((tmp_path/'s.jsonl').read_text().splitlines()) == n
-    assert '| `gdn` | 800 to zero |' in start_table(rows)
+    assert '| `gdn` | 800 to copied |' in start_table(rows)
     with pytest.raises(DataError, match='not enough'): bench_start(('gdn',), **{**how, 'tokens': 10000})
 
 

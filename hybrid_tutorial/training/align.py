@@ -68,7 +68,7 @@ def calibrate(
     batches, # Iterable of batches (dicts with `input_ids`)
     *,
     ridge:float=800., # Strength of the pull, in tokens
-    prior:str='zero', # Pull towards: "zero", or "copied", the projection as it is with each head scaled to fit best
+    prior:str='copied', # Pull towards: "copied", the projection as it is with each head scaled to fit best, or "zero"
     dtype:str='auto', # Of the forward passes
 )->dict[int, float]: # Relative squared error left, per layer, on the same tokens
     "Least-squares output projection of every mixer"
@@ -88,7 +88,7 @@ def features(m, x, pos, carry=None):
     fresh = hasattr(m, 'near_proj') and not m.near_proj.weight.any()
     return m.read(x, pos, carry=carry, **(dict(apart=True) if fresh else {}))
 
-def solve_mixer(m, sums, ridge=800., prior='zero'):
+def solve_mixer(m, sums, ridge=800., prior='copied'):
     "Closed form of one mixer: the state's share per head where there is a window, then the output projection"
     H = m.shape.heads
     if len(sums[0]) > m.o_proj.in_features: sums = share_of_state(m, sums)

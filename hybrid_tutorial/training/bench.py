@@ -64,7 +64,7 @@ def start_error(
     test:dict, # The same layers, other text
     *,
     ridge:float=800., # Of the closed form
-    prior:str='zero', # Where it pulls to, see `calibrate`
+    prior:str='copied', # Where it pulls to, see `calibrate`
     seed:int=0, # Of what the teacher has no weights for
     half:dict|None=None, # Half-lives by layer, for `decay=teacher`
     solve:bool=True, # False leaves the copied projection
@@ -98,7 +98,7 @@ def bench_start(
     test_tokens:int=4096, # To test on
     seq_len:int=512, # Tokens a row
     ridges=(800.,), # Of the closed form; more than one gives a row each
-    priors=('zero',), # Where it pulls to, see `calibrate`; the same
+    priors=('copied',), # Where it pulls to, see `calibrate`; the same
     seeds=(0,), # Of fresh weights
     out=None, # JSON lines go here; finished rows are skipped
     dtype:str='auto', # Autocast
