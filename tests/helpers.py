@@ -7,7 +7,7 @@ TINY = dict(vocab_size=99, hidden_size=48, num_attention_heads=6, num_key_value_
 
 
 def config_of(family, **kwargs):
-    from transformers import GraniteConfig, SmolLM3Config
+    from transformers import Gemma2Config, Gemma3TextConfig, GraniteConfig, SmolLM3Config
     make = dict(
         llama=lambda: LlamaConfig(**{**TINY, **kwargs}),
         llama_tied=lambda: LlamaConfig(**{**TINY, 'tie_word_embeddings': True, **kwargs}),
@@ -18,6 +18,10 @@ def config_of(family, **kwargs):
         smollm3=lambda: SmolLM3Config(**{**TINY, **kwargs}),
         olmo2=lambda: Olmo2Config(**{**TINY, **kwargs}),
         granite=lambda: GraniteConfig(**{**TINY, 'attention_multiplier': 0.2, 'logits_scaling': 3., 'residual_multiplier': 0.7, 'embedding_multiplier': 2., **kwargs}),
+        gemma2=lambda: Gemma2Config(**{**TINY, 'head_dim': 16, 'query_pre_attn_scalar': 7, 'attn_logit_softcapping': 3., 'final_logit_softcapping': 5., 'sliding_window': 8, 'attn_implementation': 'eager', **kwargs}),
+        gemma3=lambda: Gemma3TextConfig(**{**TINY, 'head_dim': 16, 'query_pre_attn_scalar': 7, 'sliding_window': 8, 'layer_types': ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention', 'full_attention'], **kwargs}),
+        mistral_window=lambda: MistralConfig(**{**TINY, 'head_dim': 8, 'sliding_window': 8, **kwargs}),
+        qwen2_window=lambda: Qwen2Config(**{**TINY, 'use_sliding_window': True, 'sliding_window': 8, 'max_window_layers': 3, **kwargs}),
     )
     return make[family]()
 

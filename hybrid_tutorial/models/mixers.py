@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['MIXERS', 'AttentionShape', 'read_shape', 'rotate', 'RMSNorm', 'Mixer', 'SoftmaxSettings', 'SoftmaxMixer',
-           'GDNSettings', 'GatedDeltaNet', 'last_state', 'keep_state', 'mixer_settings', 'make_mixer']
+           'MixerSettings', 'LinearMixer', 'borders', 'last_state', 'keep_state', 'spread', 'inverse_softplus',
+           'HeadDecay', 'GDNSettings', 'GatedDeltaNet', 'write_strength', 'mixer_settings', 'make_mixer', 'mixer_kind']
 
 # %% ../../nbs/12_mixers.ipynb #149dc58b
 import dataclasses, math
 from dataclasses import dataclass
+from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import ConfigError, ShapeError, unknown
-from ..ops.delta import chunk_gated_delta_rule, recurrent_gated_delta_rule
+from .window import delayed, look_near
+from ..ops.dispatch import attend, choose_backend
 
 # %% ../../nbs/12_mixers.ipynb #1257fb13
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class AttentionShape:
     norm_eps:float      # of that norm
     rope:bool           # rotary positions are applied (SmolLM3 leaves them out in some layers)
     softcap:float|None  # scores become `softcap*tanh(scores/softcap)` (Gemma-2)
+    layers:int=1        # `L`, layers of the decoder: some decays start by depth
 
     @property
     def group(self)->int: return self.heads//self.kv_heads
@@ -46,7 +50,8 @@ def read_shape(
     eps = 1e-6 if q_norm is None else getattr(q_norm, 'variance_epsilon', getattr(q_norm, 'eps', 1e-6))
     return AttentionShape(attn.q_proj.in_features, attn.q_proj.out_features//K, attn.k_proj.out_features//K, K,
         attn.scaling, attn.q_proj.bias is not None, attn.o_proj.bias is not None, norm, eps,
-        bool(getattr(attn, 'use_rope', True)), getattr(attn, 'attn_logit_softcapping', None))
+        bool(getattr(attn, 'use_rope', True)), getattr(attn, 'attn_logit_softcapping', None),
+        getattr(attn.config, 'num_hidden_layers', 1))
 
 # %% ../../nbs/12_mixers.ipynb #c70684b2
 def rotate(
@@ -72,6 +77,8 @@ class RMSNorm(nn.Module):
 # %% ../../nbs/12_mixers.ipynb #0b004c3d
 class Mixer(nn.Module):
     "Base of all replacements for `self_attn`"
+    is_linear = True     # keeps a state, not keys
+
     def __init__(self,
         shape:AttentionShape, # Geometry of the layer it replaces
         layer_idx:int, # Its place in the decoder
@@ -79,7 +86,6 @@ class Mixer(nn.Module):
     ):
         super().__init__()
         self.shape, self.layer_idx, self.settings = shape, layer_idx, settings
-        self.is_linear = True
         D, H, K, bias = shape.width, shape.heads, shape.head_dim, shape.qkv_bias and settings.bias
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(D, H*K, bias=bias) for _ in range(3))
         self.o_proj = nn.Linear(H*K, D, bias=shape.o_bias and settings.bias)
@@ -87,22 +93,22 @@ class Mixer(nn.Module):
             size = K if shape.qk_norm == 'head' else H*K
             self.q_norm, self.k_norm = RMSNorm(size, shape.norm_eps), RMSNorm(size, shape.norm_eps)
 
-    def project(self, x, position_embeddings):
-        "Queries, keys and values `(B, T, H, K)` with the teacher's norm and rotation where the settings keep them"
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+    def split_heads(self, xq, xk, xv):
+        "Queries, keys and values `(B, T, H, K)`, normed as the teacher does where the settings keep that"
         split = lambda y: y.unflatten(-1, (self.shape.heads, self.shape.head_dim))
+        q, k, v = self.q_proj(xq), self.k_proj(xk), self.v_proj(xv)
         if hasattr(self, 'q_norm'):
             whole = self.shape.qk_norm == 'full'
             q, k = (n(y) if whole else n(split(y)).flatten(-2) for n, y in ((self.q_norm, q), (self.k_norm, k)))
-        q, k, v = split(q), split(k), split(v)
-        if self.settings.rope and self.shape.rope: q, k = rotate(q, position_embeddings), rotate(k, position_embeddings)
-        return q, k, v
+        return split(q), split(k), split(v)
 
-    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, token_mask=None, **kwargs):
+    def rotated(self, q, k, position_embeddings):
+        "Queries and keys turned as the teacher turns them"
+        return (rotate(q, position_embeddings), rotate(k, position_embeddings)) if self.shape.rope else (q, k)
+
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, token_mask=None, doc_ids=None, carry=None, **kwargs):
         "The socket of `self_attn`: `(B, T, D)` to `((B, T, D), None)`"
-        if token_mask is not None: token_mask = token_mask[:, -hidden_states.shape[1]:]
-        y = self.read(hidden_states, position_embeddings, attention_mask=attention_mask, past_key_values=past_key_values, token_mask=token_mask)
-        return self.o_proj(y), None
+        return self.o_proj(self.read(hidden_states, position_embeddings, past_key_values=past_key_values, token_mask=token_mask, doc_ids=doc_ids, carry=carry)), None
 
     def reset(self, generator=None): "Give what the teacher has no weights for its starting values"
 
@@ -116,91 +122,147 @@ class SoftmaxSettings:
 
 class SoftmaxMixer(Mixer):
     "Softmax attention over expanded heads, without a cache: proves the transfer"
-    def __init__(self, shape, layer_idx, settings):
-        super().__init__(shape, layer_idx, settings)
-        self.is_linear = False
+    is_linear = False
 
-    def read(self, x, position_embeddings, attention_mask=None, past_key_values=None, token_mask=None):
-        if past_key_values is not None: raise ConfigError("the softmax mixer exists to test transfer and keeps no cache; pass use_cache=False, or keep the layer in keep=[...]")
-        q, k, v = (y.transpose(1, 2) for y in self.project(x, position_embeddings))
-        mask = None if token_mask is None else token_mask[:, None, None].bool() & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+    def weights(self, x, position_embeddings, token_mask=None, doc_ids=None):
+        "Attention weights `(B, H, T, T)` and values `(B, H, T, K)`"
+        q, k, v = self.split_heads(x, x, x)
+        if self.settings.rope: q, k = self.rotated(q, k, position_embeddings)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         scores = q@k.transpose(-1, -2)*self.shape.scaling
         if self.shape.softcap: scores = self.shape.softcap*torch.tanh(scores/self.shape.softcap)
-        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-        scores = scores.masked_fill(~(causal if mask is None else mask), torch.finfo(scores.dtype).min)
-        return (scores.float().softmax(-1).to(v.dtype)@v).transpose(1, 2).flatten(-2)
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()[None]
+        if token_mask is not None: mask = mask & token_mask[:, None].bool()
+        if doc_ids is not None: mask = mask & (doc_ids[:, :, None] == doc_ids[:, None])
+        scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+        return scores.float().softmax(-1).to(v.dtype), v
+
+    def read(self, x, position_embeddings, past_key_values=None, token_mask=None, doc_ids=None, carry=None):
+        if past_key_values is not None: raise ConfigError("the softmax mixer exists to test transfer and keeps no cache; pass use_cache=False, or keep the layer in keep=[...]")
+        p, v = self.weights(x, position_embeddings, token_mask, doc_ids)
+        return (p@v).transpose(1, 2).flatten(-2)
 
 # %% ../../nbs/12_mixers.ipynb #314dd51e
 @dataclass(frozen=True)
-class GDNSettings:
-    "Settings of `GatedDeltaNet`; the defaults are `gdn`"
+class MixerSettings:
+    "What every linear mixer can choose"
     rope:bool = False          # rotate q and k as the teacher does
     bias:bool = True           # keep the teacher's biases
     qk_norm:bool = True        # keep the teacher's norm on q and k
     activation:str = 'none'    # on q, k, v: "none" or "silu"
-    gate:str = 'open'          # output gate: "open" is 2*sigmoid(0) = 1 at the start, "silu" is the paper's
+    gate:str = 'open'          # output gate: "open" starts at 1, "silu" is the paper's, "sigmoid" starts at 1/2, "none"
     out_norm:bool = True       # RMS norm per head on what is read
-    decay:str = 'spread'       # start of the decay: "spread" half-lives over heads, "random" as the paper
+    decay:str = 'spread'       # start of the decay: "spread" half-lives over heads, "random" as the paper, "teacher" by its attention distances
     expand:str = 'heads'       # grouped keys/values: "heads", or "rows", the official code's mistake
+    window:int = 0             # tokens that exact softmax reads; 0 for none
+    sinks:int = 4              # first tokens that the window never loses
 
+    CHOICES:ClassVar[dict] = dict(activation=('none', 'silu'), gate=('open', 'silu', 'sigmoid', 'none'),
+                                  decay=('spread', 'random', 'teacher'), expand=('heads', 'rows'))
     def __post_init__(self):
-        known = dict(activation=('none', 'silu'), gate=('open', 'silu'), decay=('spread', 'random'), expand=('heads', 'rows'))
-        for k, v in known.items():
-            if getattr(self, k) not in v: raise ConfigError(unknown(f'{k} of the gdn mixer', getattr(self, k), v))
+        for k, v in self.CHOICES.items():
+            if getattr(self, k) not in v: raise ConfigError(unknown(f'{k} of a {type(self).__name__.removesuffix("Settings")} mixer', getattr(self, k), v))
+        if self.window < 0 or self.sinks < 0: raise ConfigError(f"window and sinks are numbers of tokens, 0 for none; got {self.window} and {self.sinks}")
 
-# %% ../../nbs/12_mixers.ipynb #7d285751
-class GatedDeltaNet(Mixer):
-    "Gated delta rule layer (arXiv 2412.06464; fla `GatedDeltaNet`)"
-    def __init__(self, shape, layer_idx, settings=GDNSettings()):
+# %% ../../nbs/12_mixers.ipynb #b9fd54c4
+class LinearMixer(Mixer):
+    "Base of the mixers with a state: subclasses name an operator and feed it"
+    op = ''              # a key of `ops.dispatch.OPERATORS`
+    scale = None         # factor on the queries; None is `K**-0.5`
+
+    def __init__(self, shape, layer_idx, settings):
         super().__init__(shape, layer_idx, settings)
         D, H, K = shape.width, shape.heads, shape.head_dim
-        self.a_proj, self.b_proj = nn.Linear(D, H, bias=False), nn.Linear(D, H, bias=False)
-        self.g_proj = nn.Linear(D, H*K, bias=False)
-        self.A_log, self.dt_bias = nn.Parameter(torch.zeros(H)), nn.Parameter(torch.zeros(H))
+        if settings.gate in ('open', 'silu', 'sigmoid'): self.g_proj = nn.Linear(D, H*K, bias=False)
         if settings.out_norm: self.o_norm = RMSNorm(K)
+        if settings.window: self.near_proj = nn.Linear(D, 2*H)          # shares of the window, then of the state
+        self.build(D, H, K)
         self.reset()
 
+    def build(self, D, H, K): "Parameters of the subclass"
+
+    def memory(self, x, q, k, v, carry):
+        "Inputs of the operator, the query first, then all that writes"
+        raise NotImplementedError
+
+    def sources(self, x, cache, mask, doc_ids):
+        "What q, k, v and the gates are made from, by name"
+        return dict.fromkeys('qkvwg', x)
+
+    def after(self, o, v):
+        "What the operator returned, made ready for the norm"
+        return o
+
     def reset(self, generator=None):
-        "Start gates and decays: see the text of notebook 12"
-        draw = lambda lo, hi: torch.empty(self.shape.heads).uniform_(lo, hi, generator=generator)
-        if self.settings.decay == 'random':           # Mamba's choice, as fla has it
-            rate, dt = draw(0.01, 16), draw(math.log(1e-3), math.log(0.1)).exp()
-        else:                                         # half-lives from 1 to 256 tokens
-            half = 2**torch.linspace(0, 8, self.shape.heads)
-            rate, dt = torch.ones(self.shape.heads), math.log(2)/half
+        "Starting values of the output gate and of the window's share"
+        s = self.settings
         with torch.no_grad():
-            self.A_log.copy_(rate.log()); self.dt_bias.copy_(dt+torch.log(-torch.expm1(-dt)))   # inverse softplus
-            for p in (self.a_proj, self.b_proj): nn.init.normal_(p.weight, 0, 0.02, generator=generator)
-            if self.settings.gate == 'open': nn.init.zeros_(self.g_proj.weight)
-            else: nn.init.kaiming_uniform_(self.g_proj.weight, a=math.sqrt(5), generator=generator)
+            if s.gate in ('open', 'sigmoid'): nn.init.zeros_(self.g_proj.weight)
+            elif s.gate == 'silu': nn.init.kaiming_uniform_(self.g_proj.weight, a=math.sqrt(5), generator=generator)
+            if s.window: nn.init.zeros_(self.near_proj.weight); nn.init.zeros_(self.near_proj.bias)
 
-    def gates(self, x, token_mask=None):
-        "Log decay and write strength, each `(B, T, H)` in float32; a padded token neither decays nor writes"
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            g = -self.A_log.float().exp()*F.softplus(F.linear(x, self.a_proj.weight.float())+self.dt_bias.float())
-            beta = F.linear(x, self.b_proj.weight.float()).sigmoid()
-        if token_mask is not None: g, beta = g*token_mask.unsqueeze(-1), beta*token_mask.unsqueeze(-1)
-        return g, beta
+    def read(self, x, position_embeddings=None, past_key_values=None, token_mask=None, doc_ids=None, carry=None, apart=False):
+        "What memory returns, gated: `(B, T, H*K)`; `apart`, with a window: its part beside the unscaled state's, `(B, T, 2*H*K)`"
+        s, cache, T = self.settings, past_key_values, x.shape[1]
+        mask = None if token_mask is None else token_mask[:, -T:]
+        src = self.sources(x, cache, mask, doc_ids)
+        q, k, v = self.split_heads(src['q'], src['k'], src['v'])
+        if carry is not None and self.layer_idx == 0: carry['values'] = v
+        turned = self.rotated(q, k, position_embeddings) if s.rope or s.window else None
+        a = F.silu if s.activation == 'silu' else lambda y: y
+        lq, lk = turned if s.rope else (q, k)
+        inputs = list(self.memory(src, a(lq), a(lk), a(v), carry))
+        if mask is not None: inputs[1:] = [y*mask.view(*mask.shape, *[1]*(y.dim()-2)).to(y.dtype) for y in inputs[1:]]
+        near = None
+        if s.window: near, inputs[1:] = self.look_near(*turned, v, inputs[1:], cache, mask, doc_ids)
+        o = self.after(self.remember(inputs, cache, doc_ids), v)
+        if s.out_norm: o = self.o_norm(o)
+        if near is not None:
+            m, c = self.near_proj(x).unsqueeze(-1).chunk(2, -2)
+            near = 2*m.sigmoid()*near
+            if apart: return torch.cat([self.gated(y.flatten(-2).to(x.dtype), src['g']) for y in (near, o)], -1)
+            o = near+c*o
+        return self.gated(o.flatten(-2).to(x.dtype), src['g'])
 
-    def read(self, x, position_embeddings=None, attention_mask=None, past_key_values=None, token_mask=None):
-        "What the state returns, gated: `(B, T, H*K)`"
-        q, k, v = self.project(x, position_embeddings)
-        if self.settings.activation == 'silu': q, k, v = F.silu(q), F.silu(k), F.silu(v)
-        q, k = (F.normalize(y.float(), dim=-1, eps=1e-6).to(v.dtype) for y in (q, k))
-        g, beta = self.gates(x, token_mask)
-        state = last_state(past_key_values, self.layer_idx)
-        op = recurrent_gated_delta_rule if x.shape[1] == 1 else chunk_gated_delta_rule
-        o, state = op(q, k, v, g, beta, scale=None if self.settings.out_norm else 1., initial_state=state, output_final_state=past_key_values is not None)
-        keep_state(past_key_values, self.layer_idx, state, x.shape[1])
-        if self.settings.out_norm: o = self.o_norm(o)
-        gate = self.g_proj(x)
-        return o.flatten(-2).to(x.dtype)*(F.silu(gate) if self.settings.gate == 'silu' else 2*gate.sigmoid())
+    def gated(self, o, x):
+        "The output gate"
+        if self.settings.gate == 'none': return o
+        g = self.g_proj(x)
+        return o*(F.silu(g) if self.settings.gate == 'silu' else g.sigmoid()*(2 if self.settings.gate == 'open' else 1))
 
-# %% ../../nbs/12_mixers.ipynb #df880862
+    def remember(self, inputs, cache, doc_ids):
+        "Run the operator, from the cache's state and back to it"
+        how = dict(backend=choose_backend(inputs[0]), scale=self.scale)
+        if doc_ids is not None:
+            o, _ = attend(self.op, *(y.flatten(0, 1)[None] for y in inputs), cu_seqlens=borders(doc_ids), **how)
+            return o[0].unflatten(0, doc_ids.shape)
+        o, state = attend(self.op, *inputs, initial_state=last_state(cache, self.layer_idx), output_final_state=cache is not None, **how)
+        keep_state(cache, self.layer_idx, state, inputs[0].shape[1])
+        return o
+
+    def look_near(self, q, k, v, writes, cache, mask, doc_ids):
+        "Softmax over the window, and the writes of what has left it"
+        s, T, flat = self.settings, q.shape[1], lambda y: y.unsqueeze(-1) if y.dim() == 3 else y
+        near, old, place = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids,
+                                     layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes), keep=s.window)
+        hidden = delayed(place, T, s.window) > s.sinks                  # what window and sinks see is not written
+        if doc_ids is not None: hidden = hidden & (delayed(doc_ids[..., None]+2, T, s.window) == doc_ids[..., None]+2)[..., None]
+        old = [delayed(y, T, s.window)*hidden.to(y.dtype) for y in old]
+        return near, [y.squeeze(-1).to(want.dtype) if want.dim() == 3 else y.to(want.dtype) for y, want in zip(old, writes)]
+
+# %% ../../nbs/12_mixers.ipynb #76894832
+def borders(
+    doc_ids:Tensor, # `(B, T)`, document of each token; a row's end is always a border
+)->Tensor: # `(documents+1,)`, for a batch flattened to `B*T` tokens
+    "Borders of packed documents, as `cu_seqlens`"
+    B, T = doc_ids.shape
+    new = torch.ones_like(doc_ids, dtype=torch.bool)
+    new[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
+    return F.pad(new.flatten().nonzero()[:, 0], (0, 1), value=B*T)
+
 def last_state(cache, layer_idx:int):
     "The recurrent state `(B, H, K, V)` that a transformers cache holds for a layer, or None"
-    return None if cache is None else cache.get_recurrent_state(layer_idx)
+    return None if cache is None or not cache.layers[layer_idx].is_recurrent_states_initialized[0] else cache.get_recurrent_state(layer_idx)
 
 def keep_state(cache, layer_idx:int, state, tokens:int):
     "Store the state after `tokens` more tokens in a transformers cache"
@@ -209,6 +271,80 @@ def keep_state(cache, layer_idx:int, state, tokens:int):
     layer.update_recurrent_state(state.detach())
     layer.has_previous_state[0] = True               # transformers sets it only for convolutions
     if hasattr(cache, 'count_tokens'): cache.count_tokens(layer_idx, tokens)
+
+# %% ../../nbs/12_mixers.ipynb #5ec0d24d
+def spread(
+    heads:int, # `H`
+)->Tensor: # `(H,)`, from 1 to 256 tokens, evenly on a log scale
+    "Half-lives for the heads of a layer"
+    return 2**torch.linspace(0, 8, heads)
+
+def inverse_softplus(
+    y:Tensor, # Above 0
+)->Tensor: # The number whose softplus is `y`
+    "Undo a softplus"
+    return y+torch.log(-torch.expm1(-y))
+
+# %% ../../nbs/12_mixers.ipynb #671d3675
+class HeadDecay:
+    "One decay per head and token, as Mamba-2 and the gated delta rule have it"
+    def build_decay(self, D, H):
+        self.a_proj = nn.Linear(D, H, bias=False)
+        self.A_log, self.dt_bias = nn.Parameter(torch.zeros(H)), nn.Parameter(torch.zeros(H))
+
+    def reset_decay(self, generator):
+        draw = lambda lo, hi: torch.empty(self.shape.heads).uniform_(lo, hi, generator=generator)
+        nn.init.normal_(self.a_proj.weight, 0, 0.02, generator=generator)
+        if self.settings.decay == 'random':           # Mamba's choice, as fla has it
+            rate, dt = draw(0.01, 16), draw(math.log(1e-3), math.log(0.1)).exp()
+            with torch.no_grad(): self.A_log.copy_(rate.log()); self.dt_bias.copy_(inverse_softplus(dt))
+        else: self.set_half_lives(spread(self.shape.heads))
+
+    @torch.no_grad()
+    def set_half_lives(self, half):
+        "Start from these half-lives `(H,)`, in tokens"
+        self.A_log.zero_(); self.dt_bias.copy_(inverse_softplus(math.log(2)/half.float()))
+
+    @torch.no_grad()
+    def half_lives(self):
+        "Half-lives `(H,)` where the token has no say"
+        return math.log(2)/(self.A_log.exp()*F.softplus(self.dt_bias))
+
+    def steps(self, x):
+        "Step size and log decay, each `(B, T, H)` in float32"
+        with torch.autocast(x.device.type, enabled=False):
+            dt = F.softplus(F.linear(x.float(), self.a_proj.weight.float())+self.dt_bias.float())
+            return dt, -self.A_log.float().exp()*dt
+
+# %% ../../nbs/12_mixers.ipynb #da16862a
+@dataclass(frozen=True)
+class GDNSettings(MixerSettings): "Settings of `GatedDeltaNet`; the defaults are `gdn`"
+
+class GatedDeltaNet(HeadDecay, LinearMixer):
+    "Gated delta rule layer (arXiv 2412.06464; fla `GatedDeltaNet`)"
+    op = 'gated_delta_rule'
+
+    def build(self, D, H, K):
+        self.build_decay(D, H)
+        self.b_proj = nn.Linear(D, H, bias=False)
+        if not self.settings.out_norm: self.scale = 1.
+
+    def reset(self, generator=None):
+        self.reset_decay(generator)
+        nn.init.normal_(self.b_proj.weight, 0, 0.02, generator=generator)
+        super().reset(generator)
+
+    def memory(self, x, q, k, v, carry):
+        q, k = (F.normalize(y.float(), dim=-1, eps=1e-6).to(v.dtype) for y in (q, k))
+        return q, k, v, self.steps(x['g'])[1], write_strength(self.b_proj, x['g'])
+
+# %% ../../nbs/12_mixers.ipynb #42260040
+def write_strength(
+    proj:nn.Linear, # `D` to `H`
+    x:Tensor, # `(B, T, D)`
+)->Tensor: # `(B, T, H)` in float32
+    "How much of the difference a token writes, between 0 and 1"
+    with torch.autocast(x.device.type, enabled=False): return F.linear(x.float(), proj.weight.float()).sigmoid()
 
 # %% ../../nbs/12_mixers.ipynb #7eb9198a
 MIXERS = {
@@ -240,3 +376,13 @@ def make_mixer(
 )->Mixer: # With fresh weights
     "Build a mixer by name"
     return MIXERS[name][0](shape, layer_idx, mixer_settings(name, overrides)) if name in MIXERS else mixer_settings(name)
+
+def mixer_kind(
+    name:str, # A key of `MIXERS`
+    overrides:dict|None=None, # Settings that differ from the preset
+)->tuple[str, int]: # transformers' name for such a layer, and its window (0 for none)
+    "What kind of cache a mixer needs"
+    s = mixer_settings(name, overrides)
+    window = getattr(s, 'window', 0)
+    if not MIXERS[name][0].is_linear and window: return 'sliding_attention', window
+    return ('hybrid_sliding' if window else 'linear_attention'), window
