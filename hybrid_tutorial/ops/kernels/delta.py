@@ -99,22 +99,22 @@ def forward_kernel(q, k, v, inv, gates, o, h0, ht, seqs, scale, H, HV, K:tl.cons
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = tl.program_id(1).to(tl.int64)*K*V + cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     S = tl.load(h0 + at)
     for n in range(0, tl.cdiv(end-start, C)):
-        t, real = (start + n*C + i).to(tl.int64), (start + n*C + i) < end
-        kq = (t*H + hv//(HV//H))[:, None]*K + cols[None, :]
-        vo = (t*HV + hv)[:, None]*V + vs[None, :]
-        x_k = tl.load(k + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + kq, mask=real[:, None], other=0.)
-        x_v = tl.load(v + vo, mask=real[:, None], other=0.)
+        t = start + n*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
         X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
-        U = correct(x_k, x_v, X, S, G, b, PREC)
         D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
-        A = dot(x_q, tl.trans(x_k), PREC)*D
+        A = (dot(x_q, tl.trans(x_k), PREC)*D).to(x_q.dtype)
         O = dot(x_q, S.to(x_q.dtype), PREC)*tl.exp(G)[:, None]
-        O = O + dot(A.to(x_q.dtype), U.to(x_q.dtype), PREC)
-        tl.store(o + vo, (O*scale).to(o.dtype.element_ty), mask=real[:, None])
+        U = correct(x_k, x_v, X, S, G, b, PREC)
+        O += dot(A, U.to(x_q.dtype), PREC)
+        tl.store(o + tv + vo, (O*scale).to(o.dtype.element_ty), mask=real[:, None])
         S = write(x_k, U, S, G, last, PREC)
         tile += HV
     tl.store(ht + at, S)
@@ -128,11 +128,13 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     S = tl.load(h0 + tl.program_id(1).to(tl.int64)*K*V + at)
     for n in range(0, tl.cdiv(end-start, C)):
-        t, real = (start + n*C + i).to(tl.int64), (start + n*C + i) < end
-        x_k = tl.load(k + (t*H + hv//(HV//H))[:, None]*K + cols[None, :], mask=real[:, None], other=0.)
-        x_v = tl.load(v + (t*HV + hv)[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
+        t = start + n*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
         X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(h + tile*K*V + at, S.to(h.dtype.element_ty))
@@ -152,44 +154,44 @@ def reverse_kernel(q, k, do, inv, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K
     tile = (tl.load(seqs + 3*s+2) + N).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     dS = tl.load(dht + tl.program_id(1).to(tl.int64)*K*V + at)
     for n in range(0, N):
         tile -= HV
-        row = start + (N-1-n)*C + i
-        t, real = row.to(tl.int64), row < end
-        kq = (t*H + hv//(HV//H))[:, None]*K + cols[None, :]
-        x_k = tl.load(k + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + kq, mask=real[:, None], other=0.)
-        dO = tl.load(do + (t*HV + hv)[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
+        t = start + (N-1-n)*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
+        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
         X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(dh + tile*K*V + at, dS.to(dh.dtype.element_ty))
         D = tl.exp(tl.where(i[:, None] <= i[None, :], G[None, :] - G[:, None], float('-inf')))*scale
         A = dot(x_k, tl.trans(x_q), PREC)*D
         dU = dot(x_k, dS.to(x_k.dtype), PREC)*tl.exp(last-G)[:, None]
-        dU = dU + dot(A.to(dO.dtype), dO, PREC)
+        dU += dot(A.to(dO.dtype), dO, PREC)
         dX = dot(tl.trans(X), dU.to(X.dtype), PREC)
         tl.store(dx + tile*C*V + i[:, None]*V + vs[None, :], dX.to(dx.dtype.element_ty))
         read = (dO*(scale*tl.exp(G))[:, None]).to(x_q.dtype)
         dS = dS*tl.exp(last) + dot(tl.trans(x_q), read, PREC)
         dX = (dX*(-b*tl.exp(G))[:, None]).to(x_k.dtype)
-        dS = dS + dot(tl.trans(x_k), dX, PREC)
+        dS += dot(tl.trans(x_k), dX, PREC)
     tl.store(dh0 + tl.program_id(1).to(tl.int64)*K*V + at, dS)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #de6c3d97
 @triton.jit
-def pairs(v, do, u, dx, dv, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
+def pairs(v, do, u, dx, dv, HV, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Sums over the value channels: gradients of both score matrices, of beta, and of each query's own token; stores `dv`"
     i, vs = tl.arange(0, C), tl.arange(0, BV)
     dP, dM = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
     own, db = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32)
     for _ in range(0, V//BV):
         U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        at = tv[:, None]*V + vs[None, :]
+        at = tv + i[:, None]*HV*V + vs[None, :]
         dO = tl.load(do + at, mask=real[:, None], other=0.)
         x_v = tl.load(v + at, mask=real[:, None], other=0.)
-        dP = dP + dot(dO, tl.trans(U), PREC)
-        dM = dM + dot(dX, tl.trans(U), PREC)
+        dP += dot(dO, tl.trans(U), PREC)
+        dM += dot(dX, tl.trans(U), PREC)
         own += scale*tl.sum(dO.to(tl.float32)*U, 1)
         db += tl.sum(dX.to(tl.float32)*x_v, 1)
         tl.store(dv + at, (b[:, None]*dX).to(dv.dtype.element_ty), mask=real[:, None])
@@ -198,7 +200,7 @@ def pairs(v, do, u, dx, dv, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constex
 
 # %% ../../../nbs/06c_triton_delta.ipynb #d9426823
 @triton.jit
-def reads(do, u, dx, h, dh, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BK:tl.constexpr,
+def reads(do, u, dx, h, dh, HV, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BK:tl.constexpr,
           BV:tl.constexpr, PREC:tl.constexpr):
     "Sums over the value channels that meet the states at both ends of the chunk, for `BK` key channels"
     i, vs = tl.arange(0, C), tl.arange(0, BV)
@@ -207,10 +209,10 @@ def reads(do, u, dx, h, dh, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr
     for _ in range(0, V//BV):
         S, dS = tl.load(h + th + ks[:, None]*V + vs[None, :]), tl.load(dh + th + ks[:, None]*V + vs[None, :])
         U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        dO = tl.load(do + tv[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
-        dq = dq + dot(dO, tl.trans(S), PREC)
-        dr = dr + dot(dX, tl.trans(S), PREC)
-        dk = dk + dot(U, tl.trans(dS), PREC)
+        dO = tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
+        dq += dot(dO, tl.trans(S), PREC)
+        dr += dot(dX, tl.trans(S), PREC)
+        dk += dot(U, tl.trans(dS), PREC)
         carried += tl.sum(S.to(tl.float32)*dS, 1)
         vs += BV
     return dq, -dr, dk, tl.sum(carried, 0)
@@ -223,35 +225,35 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     c, hv = tl.program_id(0), tl.program_id(1)
     start, end = tl.load(chunks + 4*c+1), tl.load(chunks + 4*c+2)
     i, ks = tl.arange(0, C), tl.arange(0, BK)
-    t, tile = start + tl.load(chunks + 4*c+3)*C + i, c.to(tl.int64)*HV + hv
-    real, tv, tk = t < end, t.to(tl.int64)*HV + hv, t.to(tl.int64)*H + hv//(HV//H)
+    t, tile = start + tl.load(chunks + 4*c+3)*C, c.to(tl.int64)*HV + hv
+    real, tv, tk = t+i < end, t.to(tl.int64)*HV + hv, (t.to(tl.int64)*H + hv//(HV//H))*K
     G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
-    dP, dM, own, db = pairs(v, do, u, dx, dv, tv, tile*C*V, real, b, scale, V, C, BV, PREC)
+    dP, dM, own, db = pairs(v, do, u, dx, dv, HV, tv*V, tile*C*V, real, b, scale, V, C, BV, PREC)
     D = tl.exp(tl.where(i[:, None] > i[None, :], G[:, None] - G[None, :], float('-inf')))
     dP, dM = (dP*D).to(k.dtype.element_ty), (dM*D).to(k.dtype.element_ty)
     dG, written, carried = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.
     for _ in range(0, K//BK):
-        x_k = tl.load(k + tk[:, None]*K + ks[None, :], mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk[:, None]*K + ks[None, :], mask=real[:, None], other=0.)
-        d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, tv, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
+        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
+        d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, HV, tv*V, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
         d_q = d_q*(scale*tl.exp(G))[:, None] + dot(dP, x_k, PREC)
         d_r = d_r*tl.exp(G)[:, None] + dot(dM, x_k, PREC)
         d_w *= tl.exp(last-G)[:, None]
         d_k = dot(tl.trans(dP), x_q, PREC)
-        d_k = d_k + dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
+        d_k += dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
         kr = tl.sum(x_k*d_r, 1)
         dG += tl.sum(x_q*d_q - x_k*d_k, 1) + b*kr
         written += tl.sum(x_k*d_w, 1)
         carried, db = carried + kept, db + kr
-        at = tv[:, None]*K + ks[None, :]
+        at = tv*K + i[:, None]*HV*K + ks[None, :]
         d_q, d_k = d_q + own[:, None]*x_k, d_k + d_w + own[:, None]*x_q + b[:, None]*d_r
         tl.store(dq + at, d_q.to(dq.dtype.element_ty), mask=real[:, None])
         tl.store(dk + at, d_k.to(dk.dtype.element_ty), mask=real[:, None])
         ks += BK
     later, before = tl.where(i[:, None] >= i[None, :], dG[:, None], 0.), tl.where(i[:, None] < i[None, :], written[:, None], 0.)
     d_g = tl.sum(later + before, 0) + carried*tl.exp(last)
-    tl.store(dg + tv, d_g, mask=real)
-    tl.store(dbeta + tv, db, mask=real)
+    tl.store(dg + tv + i*HV, d_g, mask=real)
+    tl.store(dbeta + tv + i*HV, db, mask=real)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #581ac94d
 C = 64  # tokens per chunk
