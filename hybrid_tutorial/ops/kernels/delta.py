@@ -56,7 +56,7 @@ def unit_lower_inverse(M, C:tl.constexpr, PREC:tl.constexpr):
 
 # %% ../../../nbs/06c_triton_delta.ipynb #a1331f36
 @triton.jit
-def chunk_kernel(k, g, beta, inv, gates, chunks, H, HV, K:tl.constexpr, C:tl.constexpr, LOG_ZERO:tl.constexpr,
+def chunk_kernel(q, k, g, beta, inv, scores, gates, chunks, scale, H, HV, K:tl.constexpr, C:tl.constexpr, LOG_ZERO:tl.constexpr,
                  PREC:tl.constexpr, INV_PREC:tl.constexpr):
     "Running decay of a chunk and its triangular inverse"
     c, hv = tl.program_id(0), tl.program_id(1)
@@ -70,11 +70,14 @@ def chunk_kernel(k, g, beta, inv, gates, chunks, H, HV, K:tl.constexpr, C:tl.con
     G = tl.cumsum(tl.maximum(decay, LOG_ZERO), 0)
     tl.store(gates + tile*2*C + i, G)
     tl.store(gates + tile*2*C + C + i, b)
-    x = tl.load(k + (t*H + hv//(HV//H))[:, None]*K + cols[None, :], mask=real[:, None], other=0.)
-    P = dot(x, tl.trans(x), PREC)
-    D = tl.exp(tl.where(i[:, None] > i[None, :], G[:, None] - G[None, :], float('-inf')))
-    X = unit_lower_inverse(b[:, None]*P*D, C, INV_PREC)
-    tl.store(inv + tile*C*C + i[:, None]*C + i[None, :], X.to(inv.dtype.element_ty))
+    at, square = (t*H + hv//(HV//H))[:, None]*K + cols[None, :], tile*C*C + i[:, None]*C + i[None, :]
+    x_k = tl.load(k + at, mask=real[:, None], other=0.)
+    x_q = tl.load(q + at, mask=real[:, None], other=0.)
+    D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
+    A = dot(x_q, tl.trans(x_k), PREC)*D
+    tl.store(scores + square, (scale*A).to(scores.dtype.element_ty))
+    M = tl.where(i[:, None] > i[None, :], b[:, None]*dot(x_k, tl.trans(x_k), PREC)*D, 0.)
+    tl.store(inv + square, unit_lower_inverse(M, C, INV_PREC).to(inv.dtype.element_ty))
 
 # %% ../../../nbs/06c_triton_delta.ipynb #0a3406ee
 @triton.jit
@@ -92,7 +95,7 @@ def write(x_k, U, S, G, last, PREC:tl.constexpr):
 
 # %% ../../../nbs/06c_triton_delta.ipynb #3c7bcacd
 @triton.jit
-def forward_kernel(q, k, v, inv, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
+def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
                    BV:tl.constexpr, PREC:tl.constexpr):
     "Walk over the chunks of a sequence with `BV` columns of the state in registers"
     part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
@@ -107,14 +110,13 @@ def forward_kernel(q, k, v, inv, gates, o, h0, ht, seqs, scale, H, HV, K:tl.cons
         x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
         x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
-        X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
+        square = tile*C*C + i[:, None]*C + i[None, :]
+        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
-        D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
-        A = (dot(x_q, tl.trans(x_k), PREC)*D).to(x_q.dtype)
-        O = dot(x_q, S.to(x_q.dtype), PREC)*tl.exp(G)[:, None]
+        O = dot(x_q, S.to(x_q.dtype), PREC)*(scale*tl.exp(G))[:, None]
         U = correct(x_k, x_v, X, S, G, b, PREC)
         O += dot(A, U.to(x_q.dtype), PREC)
-        tl.store(o + tv + vo, (O*scale).to(o.dtype.element_ty), mask=real[:, None])
+        tl.store(o + tv + vo, O.to(o.dtype.element_ty), mask=real[:, None])
         S = write(x_k, U, S, G, last, PREC)
         tile += HV
     tl.store(ht + at, S)
@@ -145,7 +147,7 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
 
 # %% ../../../nbs/06c_triton_delta.ipynb #9b4aee41
 @triton.jit
-def reverse_kernel(q, k, do, inv, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
+def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
                    C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Walk back over the chunks with `BV` columns of the gradient of the state in registers"
     part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
@@ -163,13 +165,12 @@ def reverse_kernel(q, k, do, inv, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K
         x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
         x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
-        X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
+        square = tile*C*C + i[:, None]*C + i[None, :]
+        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(dh + tile*K*V + at, dS.to(dh.dtype.element_ty))
-        D = tl.exp(tl.where(i[:, None] <= i[None, :], G[None, :] - G[:, None], float('-inf')))*scale
-        A = dot(x_k, tl.trans(x_q), PREC)*D
         dU = dot(x_k, dS.to(x_k.dtype), PREC)*tl.exp(last-G)[:, None]
-        dU += dot(A.to(dO.dtype), dO, PREC)
+        dU += dot(tl.trans(A), dO, PREC)
         dX = dot(tl.trans(X), dU.to(X.dtype), PREC)
         tl.store(dx + tile*C*V + i[:, None]*V + vs[None, :], dX.to(dx.dtype.element_ty))
         read = (dO*(scale*tl.exp(G))[:, None]).to(x_q.dtype)
@@ -268,8 +269,8 @@ def _options(name, K, V, dtype, fam):
     o = dict(BV=min(V, 64 if not four else 32), BK=min(K, 64 if not four else 32), num_warps=4, num_stages=2)
     return o
 
-# %% ../../../nbs/06c_triton_delta.ipynb #76f2a748
-POINTERS = 'q k v g beta inv gates o h0 ht h u do dht dh dx dh0 dq dk dv dg dbeta chunks seqs'.split()
+# %% ../../../nbs/06c_triton_delta.ipynb #f5f2918f
+POINTERS = 'q k v g beta inv scores gates o h0 ht h u do dht dh dx dh0 dq dk dv dg dbeta chunks seqs'.split()
 FLOATS = 'g beta gates h0 ht dht dh0 dg dbeta'.split()
 
 def launches(
@@ -303,26 +304,26 @@ class TritonGatedDeltaRule(torch.autograd.Function):
     def forward(ctx, q, k, v, g, beta, S, scale, chunks, seqs):
         (_, _, H, K), (HV, V), N, new = q.shape, v.shape[2:], len(chunks), v.new_empty
         chunk, forward, *ctx.backward_launches = launches(K, V, DTYPES[v.dtype], arch_of(v.device))
-        inv, gates = new(N, HV, C, C), g.new_empty(N, HV, 2, C)
+        inv, scores, gates = new(N, HV, C, C), new(N, HV, C, C), g.new_empty(N, HV, 2, C)
         o, ht, sizes = torch.empty_like(v), torch.empty_like(S), dict(H=H, HV=HV)
-        launch(chunk, (N, HV), k=k, g=g, beta=beta, inv=inv, gates=gates, chunks=chunks, **sizes)
-        launch(forward, (V//forward['constexprs']['BV'], len(seqs)*HV), q=q, k=k, v=v, inv=inv, gates=gates, o=o, h0=S, ht=ht,
+        launch(chunk, (N, HV), q=q, k=k, g=g, beta=beta, inv=inv, scores=scores, gates=gates, chunks=chunks, scale=scale, **sizes)
+        launch(forward, (V//forward['constexprs']['BV'], len(seqs)*HV), q=q, k=k, v=v, inv=inv, scores=scores, gates=gates, o=o, h0=S, ht=ht,
             seqs=seqs, scale=scale, **sizes)
-        ctx.save_for_backward(q, k, v, inv, gates, S, chunks, seqs)
+        ctx.save_for_backward(q, k, v, inv, scores, gates, S, chunks, seqs)
         ctx.scale = scale
         return o, ht
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dht):
-        q, k, v, inv, gates, S, chunks, seqs = ctx.saved_tensors
+        q, k, v, inv, scores, gates, S, chunks, seqs = ctx.saved_tensors
         (H, K), (HV, V), N, scale = q.shape[2:], v.shape[2:], len(chunks), ctx.scale
         states, reverse, grads = ctx.backward_launches
         do, dht, sizes, new = do.contiguous(), dht.contiguous(), dict(H=H, HV=HV), v.new_empty
         h, u, dh, dx, dS = new(N, HV, K, V), new(N, HV, C, V), new(N, HV, K, V), new(N, HV, C, V), torch.empty_like(S)
         launch(states, (V//states['constexprs']['BV'], len(seqs)*HV), k=k, v=v, inv=inv, gates=gates, h0=S, h=h, u=u,
             seqs=seqs, **sizes)
-        launch(reverse, (V//reverse['constexprs']['BV'], len(seqs)*HV), q=q, k=k, do=do, inv=inv, gates=gates, dht=dht, dh=dh,
+        launch(reverse, (V//reverse['constexprs']['BV'], len(seqs)*HV), q=q, k=k, do=do, inv=inv, scores=scores, gates=gates, dht=dht, dh=dh,
             dx=dx, dh0=dS, seqs=seqs, scale=scale, **sizes)
         dq, dk = (new(*q.shape[:2], HV, K) for _ in range(2))
         dv, dg, dbeta = torch.empty_like(v), gates.new_empty(v.shape[:3]), gates.new_empty(v.shape[:3])
