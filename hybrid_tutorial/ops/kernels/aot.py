@@ -138,11 +138,12 @@ class Recorder:
 # %% ../../../nbs/06g_aot.ipynb #89bb9ba9
 def _fla_package():
     "Make `import fla.ops...` work without importing all of fla's layers and models"
+    if 'fla' in sys.modules: return
     spec = importlib.util.find_spec('fla')
     if spec is None: raise ConfigError("fla is not installed: pip install flash-linear-attention; or ask for no peers")
-    if 'fla' not in sys.modules:
-        fla = types.ModuleType('fla'); fla.__path__, fla.__version__ = list(spec.submodule_search_locations), importlib.metadata.version('flash-linear-attention')
-        sys.modules['fla'] = fla
+    fla = types.ModuleType('fla')
+    fla.__path__, fla.__spec__, fla.__version__ = list(spec.submodule_search_locations), spec, importlib.metadata.version('flash-linear-attention')
+    sys.modules['fla'] = fla
 
 # %% ../../../nbs/06g_aot.ipynb #a7277020
 KERNELS = 'hybrid_tutorial.ops.kernels.'
@@ -196,7 +197,7 @@ def run_recorded(call, arguments, recorder):
     with torch.set_grad_enabled(not decode): o = call(arguments)
     if not decode:
         recorder.phase = 'backward'
-        o.backward(torch.zeros_like(o))
+        torch.autograd.grad(o, [x for x in arguments.values() if x.requires_grad], torch.zeros_like(o))
     return recorder.launches[start:]
 
 def our_launches(module, K, V, dtype, arch):
@@ -226,22 +227,26 @@ def _distinct(launches):
     return list(seen.values())
 
 def _rows(spec):
-    "The rows of one worker: one implementation, one chip, one pair of widths"
-    arch, K, V, dtype = spec['arch'], spec['K'], spec['V'], spec['dtype']
-    if spec['implementation'] == 'ours':
-        found = [dict(l, operator=l.get('operator', OURS[m]), config='the only one') for m in spec['modules'] for l in our_launches(m, K, V, dtype, arch)]
-    else:
-        recorder, found = Recorder(arch).install(), []
-        for op in spec['operators']:
-            all_of_it = _distinct(record_fla(op, K, V, dtype, recorder))
-            for l in all_of_it:
-                i, n = l['choice']
-                if spec['configs'] == 'all' or i in (0, n-1): found.append(dict(l, operator=op, config=f'{i+1} of {n}'))
-    rows = []
-    for l in _distinct(found):
-        rows.append(dict(kernel=l['name'], implementation=spec['implementation'], operator=l['operator'], phase=l['phase'], K=K, V=V, dtype=dtype, arch=arch,
-            config=l['config'], num_warps=l['num_warps'], num_stages=l['num_stages'], **measure(l, arch)))
+    "The rows of one worker: one implementation, one chip, one number format"
+    arch, dtype, ours, rows = spec['arch'], spec['dtype'], spec['implementation'] == 'ours', []
+    recorder = None if ours else Recorder(arch).install()
+    for K, V in spec['widths']:
+        for l in _ours(spec['ops'], K, V, dtype, arch) if ours else _fla(spec['ops'], K, V, dtype, recorder, spec['configs']):
+            rows.append(dict(kernel=l['name'], implementation=spec['implementation'], operator=l['operator'], phase=l['phase'], K=K, V=V, dtype=dtype, arch=arch,
+                config=l['config'], num_warps=l['num_warps'], num_stages=l['num_stages'], **measure(l, arch)))
     return rows
+
+def _ours(ops, K, V, dtype, arch):
+    found = [dict(l, operator=l.get('operator', op), config='1 of 1') for m, op in OURS.items() for l in our_launches(m, K, V, dtype, arch)]
+    return _distinct([l for l in found if not ops or any(o in l['operator'] for o in ops)])
+
+def _fla(ops, K, V, dtype, recorder, configs):
+    found = []
+    for op in ops or PEERS:
+        for l in record_fla(op, K, V, dtype, recorder):
+            i, n = l['choice']
+            if configs == 'all' or i in (0, n-1): found.append(dict(l, operator=op, config=f'{i+1} of {n}'))
+    return _distinct(found)
 
 def _worker(job):
     "Entry of a worker process: `job(spec)` as JSON on the last line"
@@ -276,7 +281,7 @@ def in_worker(
     return answer
 
 def aot_table(
-    ops:tuple=None, # Operators of the peers, keys of `PEERS`; modules of ours, keys of `OURS`; None: all
+    ops:tuple=None, # Operators, keys of `PEERS`; None: all
     archs:tuple=(80, 90), # Keys of `CHIPS`
     dtypes:tuple=('bf16',), # Keys of `FORMATS`
     widths:tuple=((64, 64), (128, 128)), # Pairs of key width and value width
@@ -289,15 +294,10 @@ def aot_table(
     for a in archs:
         if a not in CHIPS: raise ConfigError(unknown('arch', a, CHIPS))
     for o in ops or ():
-        if o not in PEERS and o not in OURS: raise ConfigError(unknown('operator', o, [*PEERS, *OURS]))
+        if o not in PEERS: raise ConfigError(unknown('operator', o, PEERS))
     if importlib.util.find_spec('triton') is None: raise ConfigError("triton is not installed: pip install triton (Linux only)")
-    specs, peers = [], peers and importlib.util.find_spec('fla') is not None
-    for a in archs:
-        for d in dtypes:
-            for K, V in widths:
-                common = dict(arch=a, dtype=d, K=K, V=V)
-                specs.append(dict(common, implementation='ours', modules=[m for m in OURS if not ops or m in ops or OURS[m] in ops]))
-                if peers: specs.append(dict(common, implementation='fla', operators=[o for o in PEERS if not ops or o in ops], configs=configs))
+    kinds = ('fla', 'ours') if peers and importlib.util.find_spec('fla') else ('ours',)
+    specs = [dict(implementation=i, arch=a, dtype=d, widths=list(widths), ops=list(ops or ()), configs=configs) for i in kinds for a in archs for d in dtypes]
     return _pooled(KERNELS+'aot:_rows', specs, workers, progress)
 
 def _pooled(where, specs, workers, progress):

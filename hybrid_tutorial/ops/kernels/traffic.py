@@ -11,8 +11,7 @@ import importlib, importlib.util, itertools, math, random, re, sys
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from hybrid_tutorial.ops.kernels.aot import (CHIPS, KERNELS, PEERS, HEADS, TOKENS, Recorder, _distinct, _fla_package, _pooled, _source,
-    case, record_fla, run_recorded)
+from .aot import (CHIPS, KERNELS, PEERS, HEADS, TOKENS, Recorder, _fla_package, _pooled, _source, case)
 
 # %% ../../../nbs/06h_traffic.ipynb #ec8cae32
 def ttir(
@@ -354,7 +353,7 @@ def _phases(call, arguments, recorder):
     yield recorder.phase, recorder.launches[start:], moved.bytes
     if decode: return
     do, recorder.phase, start = torch.zeros_like(o), 'backward', len(recorder.launches)
-    with TorchTraffic() as moved: o.backward(do)
+    with TorchTraffic() as moved: torch.autograd.grad(o, [x for x in arguments.values() if x.requires_grad], do)
     yield 'backward', recorder.launches[start:], moved.bytes
 
 def _least_moving(launches, arch):
@@ -368,10 +367,10 @@ def _least_moving(launches, arch):
     return [min(g, key=lambda t: t['load']+t['store']) for g in groups]
 
 def _traffic_rows(spec):
-    "The rows of one worker: one per operator and phase"
-    arch, K, V, dtype, fla = spec['arch'], spec['K'], spec['V'], spec['dtype'], spec['implementation'] == 'fla'
-    recorder, rows = Recorder(arch).install(), []
-    for operator in spec['operators']:
+    "The rows of one worker: one per width, operator and phase"
+    arch, dtype, fla, rows = spec['arch'], spec['dtype'], spec['implementation'] == 'fla', []
+    recorder = Recorder(arch).install()
+    for (K, V), operator in itertools.product(spec['widths'], spec['ops']):
         call = _peer_call(operator) if fla else _our_call(operator, arch)
         if call is None: continue
         arguments = case(operator, K, V, dtype)
@@ -402,6 +401,6 @@ def traffic_table(
     progress=None, # Called with (done, all)
 )->list: # One dictionary per operator, phase and implementation; bytes per token and head
     "Bytes that each implementation moves through device memory"
-    kinds = ('ours', 'fla') if peers and importlib.util.find_spec('fla') else ('ours',)
-    specs = [dict(arch=a, dtype=d, K=K, V=V, implementation=i, operators=list(ops)) for a in archs for d in dtypes for K, V in widths for i in kinds]
+    kinds = ('fla', 'ours') if peers and importlib.util.find_spec('fla') else ('ours',)
+    specs = [dict(implementation=i, arch=a, dtype=d, widths=list(widths), ops=list(ops)) for i in kinds for a in archs for d in dtypes]
     return _pooled(KERNELS+'traffic:_traffic_rows', specs, workers, progress)
