@@ -56,7 +56,7 @@ def unit_lower_inverse(M, C:tl.constexpr, PREC:tl.constexpr):
 
 # %% ../../../nbs/06c_triton_delta.ipynb #a1331f36
 @triton.jit
-def chunk_kernel(k, g, beta, inv, gates, chunks, H, HV, K:tl.constexpr, C:tl.constexpr, LOG_ZERO:tl.constexpr,
+def chunk_kernel(q, k, g, beta, inv, scores, gates, chunks, scale, H, HV, K:tl.constexpr, C:tl.constexpr, LOG_ZERO:tl.constexpr,
                  PREC:tl.constexpr, INV_PREC:tl.constexpr):
     "Running decay of a chunk and its triangular inverse"
     c, hv = tl.program_id(0), tl.program_id(1)
@@ -70,11 +70,14 @@ def chunk_kernel(k, g, beta, inv, gates, chunks, H, HV, K:tl.constexpr, C:tl.con
     G = tl.cumsum(tl.maximum(decay, LOG_ZERO), 0)
     tl.store(gates + tile*2*C + i, G)
     tl.store(gates + tile*2*C + C + i, b)
-    x = tl.load(k + (t*H + hv//(HV//H))[:, None]*K + cols[None, :], mask=real[:, None], other=0.)
-    P = dot(x, tl.trans(x), PREC)
-    D = tl.exp(tl.where(i[:, None] > i[None, :], G[:, None] - G[None, :], float('-inf')))
-    X = unit_lower_inverse(b[:, None]*P*D, C, INV_PREC)
-    tl.store(inv + tile*C*C + i[:, None]*C + i[None, :], X.to(inv.dtype.element_ty))
+    at, square = (t*H + hv//(HV//H))[:, None]*K + cols[None, :], tile*C*C + i[:, None]*C + i[None, :]
+    x_k = tl.load(k + at, mask=real[:, None], other=0.)
+    x_q = tl.load(q + at, mask=real[:, None], other=0.)
+    D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
+    A = dot(x_q, tl.trans(x_k), PREC)*D
+    tl.store(scores + square, (scale*A).to(scores.dtype.element_ty))
+    M = tl.where(i[:, None] > i[None, :], b[:, None]*dot(x_k, tl.trans(x_k), PREC)*D, 0.)
+    tl.store(inv + square, unit_lower_inverse(M, C, INV_PREC).to(inv.dtype.element_ty))
 
 # %% ../../../nbs/06c_triton_delta.ipynb #0a3406ee
 @triton.jit
@@ -92,29 +95,28 @@ def write(x_k, U, S, G, last, PREC:tl.constexpr):
 
 # %% ../../../nbs/06c_triton_delta.ipynb #3c7bcacd
 @triton.jit
-def forward_kernel(q, k, v, inv, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
+def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
                    BV:tl.constexpr, PREC:tl.constexpr):
     "Walk over the chunks of a sequence with `BV` columns of the state in registers"
     part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = tl.program_id(1).to(tl.int64)*K*V + cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     S = tl.load(h0 + at)
     for n in range(0, tl.cdiv(end-start, C)):
-        t, real = (start + n*C + i).to(tl.int64), (start + n*C + i) < end
-        kq = (t*H + hv//(HV//H))[:, None]*K + cols[None, :]
-        vo = (t*HV + hv)[:, None]*V + vs[None, :]
-        x_k = tl.load(k + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + kq, mask=real[:, None], other=0.)
-        x_v = tl.load(v + vo, mask=real[:, None], other=0.)
-        X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
+        t = start + n*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
+        square = tile*C*C + i[:, None]*C + i[None, :]
+        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
+        O = dot(x_q, S.to(x_q.dtype), PREC)*(scale*tl.exp(G))[:, None]
         U = correct(x_k, x_v, X, S, G, b, PREC)
-        D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
-        A = dot(x_q, tl.trans(x_k), PREC)*D
-        O = dot(x_q, S.to(x_q.dtype), PREC)*tl.exp(G)[:, None]
-        O = O + dot(A.to(x_q.dtype), U.to(x_q.dtype), PREC)
-        tl.store(o + vo, (O*scale).to(o.dtype.element_ty), mask=real[:, None])
+        O += dot(A, U.to(x_q.dtype), PREC)
+        tl.store(o + tv + vo, O.to(o.dtype.element_ty), mask=real[:, None])
         S = write(x_k, U, S, G, last, PREC)
         tile += HV
     tl.store(ht + at, S)
@@ -128,11 +130,13 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     S = tl.load(h0 + tl.program_id(1).to(tl.int64)*K*V + at)
     for n in range(0, tl.cdiv(end-start, C)):
-        t, real = (start + n*C + i).to(tl.int64), (start + n*C + i) < end
-        x_k = tl.load(k + (t*H + hv//(HV//H))[:, None]*K + cols[None, :], mask=real[:, None], other=0.)
-        x_v = tl.load(v + (t*HV + hv)[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
+        t = start + n*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
         X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(h + tile*K*V + at, S.to(h.dtype.element_ty))
@@ -143,7 +147,7 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
 
 # %% ../../../nbs/06c_triton_delta.ipynb #9b4aee41
 @triton.jit
-def reverse_kernel(q, k, do, inv, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
+def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
                    C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Walk back over the chunks with `BV` columns of the gradient of the state in registers"
     part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
@@ -152,44 +156,43 @@ def reverse_kernel(q, k, do, inv, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K
     tile = (tl.load(seqs + 3*s+2) + N).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
+    kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     dS = tl.load(dht + tl.program_id(1).to(tl.int64)*K*V + at)
     for n in range(0, N):
         tile -= HV
-        row = start + (N-1-n)*C + i
-        t, real = row.to(tl.int64), row < end
-        kq = (t*H + hv//(HV//H))[:, None]*K + cols[None, :]
-        x_k = tl.load(k + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + kq, mask=real[:, None], other=0.)
-        dO = tl.load(do + (t*HV + hv)[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
-        X = tl.load(inv + tile*C*C + i[:, None]*C + i[None, :])
+        t = start + (N-1-n)*C
+        real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
+        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
+        square = tile*C*C + i[:, None]*C + i[None, :]
+        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(dh + tile*K*V + at, dS.to(dh.dtype.element_ty))
-        D = tl.exp(tl.where(i[:, None] <= i[None, :], G[None, :] - G[:, None], float('-inf')))*scale
-        A = dot(x_k, tl.trans(x_q), PREC)*D
         dU = dot(x_k, dS.to(x_k.dtype), PREC)*tl.exp(last-G)[:, None]
-        dU = dU + dot(A.to(dO.dtype), dO, PREC)
+        dU += dot(tl.trans(A), dO, PREC)
         dX = dot(tl.trans(X), dU.to(X.dtype), PREC)
         tl.store(dx + tile*C*V + i[:, None]*V + vs[None, :], dX.to(dx.dtype.element_ty))
         read = (dO*(scale*tl.exp(G))[:, None]).to(x_q.dtype)
         dS = dS*tl.exp(last) + dot(tl.trans(x_q), read, PREC)
         dX = (dX*(-b*tl.exp(G))[:, None]).to(x_k.dtype)
-        dS = dS + dot(tl.trans(x_k), dX, PREC)
+        dS += dot(tl.trans(x_k), dX, PREC)
     tl.store(dh0 + tl.program_id(1).to(tl.int64)*K*V + at, dS)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #de6c3d97
 @triton.jit
-def pairs(v, do, u, dx, dv, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
+def pairs(v, do, u, dx, dv, HV, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Sums over the value channels: gradients of both score matrices, of beta, and of each query's own token; stores `dv`"
     i, vs = tl.arange(0, C), tl.arange(0, BV)
     dP, dM = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
     own, db = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32)
     for _ in range(0, V//BV):
         U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        at = tv[:, None]*V + vs[None, :]
+        at = tv + i[:, None]*HV*V + vs[None, :]
         dO = tl.load(do + at, mask=real[:, None], other=0.)
         x_v = tl.load(v + at, mask=real[:, None], other=0.)
-        dP = dP + dot(dO, tl.trans(U), PREC)
-        dM = dM + dot(dX, tl.trans(U), PREC)
+        dP += dot(dO, tl.trans(U), PREC)
+        dM += dot(dX, tl.trans(U), PREC)
         own += scale*tl.sum(dO.to(tl.float32)*U, 1)
         db += tl.sum(dX.to(tl.float32)*x_v, 1)
         tl.store(dv + at, (b[:, None]*dX).to(dv.dtype.element_ty), mask=real[:, None])
@@ -198,7 +201,7 @@ def pairs(v, do, u, dx, dv, tv, tu, real, b, scale, V:tl.constexpr, C:tl.constex
 
 # %% ../../../nbs/06c_triton_delta.ipynb #d9426823
 @triton.jit
-def reads(do, u, dx, h, dh, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BK:tl.constexpr,
+def reads(do, u, dx, h, dh, HV, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BK:tl.constexpr,
           BV:tl.constexpr, PREC:tl.constexpr):
     "Sums over the value channels that meet the states at both ends of the chunk, for `BK` key channels"
     i, vs = tl.arange(0, C), tl.arange(0, BV)
@@ -207,10 +210,10 @@ def reads(do, u, dx, h, dh, tv, tu, th, ks, real, K:tl.constexpr, V:tl.constexpr
     for _ in range(0, V//BV):
         S, dS = tl.load(h + th + ks[:, None]*V + vs[None, :]), tl.load(dh + th + ks[:, None]*V + vs[None, :])
         U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        dO = tl.load(do + tv[:, None]*V + vs[None, :], mask=real[:, None], other=0.)
-        dq = dq + dot(dO, tl.trans(S), PREC)
-        dr = dr + dot(dX, tl.trans(S), PREC)
-        dk = dk + dot(U, tl.trans(dS), PREC)
+        dO = tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
+        dq += dot(dO, tl.trans(S), PREC)
+        dr += dot(dX, tl.trans(S), PREC)
+        dk += dot(U, tl.trans(dS), PREC)
         carried += tl.sum(S.to(tl.float32)*dS, 1)
         vs += BV
     return dq, -dr, dk, tl.sum(carried, 0)
@@ -223,35 +226,35 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     c, hv = tl.program_id(0), tl.program_id(1)
     start, end = tl.load(chunks + 4*c+1), tl.load(chunks + 4*c+2)
     i, ks = tl.arange(0, C), tl.arange(0, BK)
-    t, tile = start + tl.load(chunks + 4*c+3)*C + i, c.to(tl.int64)*HV + hv
-    real, tv, tk = t < end, t.to(tl.int64)*HV + hv, t.to(tl.int64)*H + hv//(HV//H)
+    t, tile = start + tl.load(chunks + 4*c+3)*C, c.to(tl.int64)*HV + hv
+    real, tv, tk = t+i < end, t.to(tl.int64)*HV + hv, (t.to(tl.int64)*H + hv//(HV//H))*K
     G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
-    dP, dM, own, db = pairs(v, do, u, dx, dv, tv, tile*C*V, real, b, scale, V, C, BV, PREC)
+    dP, dM, own, db = pairs(v, do, u, dx, dv, HV, tv*V, tile*C*V, real, b, scale, V, C, BV, PREC)
     D = tl.exp(tl.where(i[:, None] > i[None, :], G[:, None] - G[None, :], float('-inf')))
     dP, dM = (dP*D).to(k.dtype.element_ty), (dM*D).to(k.dtype.element_ty)
     dG, written, carried = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.
     for _ in range(0, K//BK):
-        x_k = tl.load(k + tk[:, None]*K + ks[None, :], mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk[:, None]*K + ks[None, :], mask=real[:, None], other=0.)
-        d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, tv, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
+        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
+        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
+        d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, HV, tv*V, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
         d_q = d_q*(scale*tl.exp(G))[:, None] + dot(dP, x_k, PREC)
         d_r = d_r*tl.exp(G)[:, None] + dot(dM, x_k, PREC)
         d_w *= tl.exp(last-G)[:, None]
         d_k = dot(tl.trans(dP), x_q, PREC)
-        d_k = d_k + dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
+        d_k += dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
         kr = tl.sum(x_k*d_r, 1)
         dG += tl.sum(x_q*d_q - x_k*d_k, 1) + b*kr
         written += tl.sum(x_k*d_w, 1)
         carried, db = carried + kept, db + kr
-        at = tv[:, None]*K + ks[None, :]
+        at = tv*K + i[:, None]*HV*K + ks[None, :]
         d_q, d_k = d_q + own[:, None]*x_k, d_k + d_w + own[:, None]*x_q + b[:, None]*d_r
         tl.store(dq + at, d_q.to(dq.dtype.element_ty), mask=real[:, None])
         tl.store(dk + at, d_k.to(dk.dtype.element_ty), mask=real[:, None])
         ks += BK
     later, before = tl.where(i[:, None] >= i[None, :], dG[:, None], 0.), tl.where(i[:, None] < i[None, :], written[:, None], 0.)
     d_g = tl.sum(later + before, 0) + carried*tl.exp(last)
-    tl.store(dg + tv, d_g, mask=real)
-    tl.store(dbeta + tv, db, mask=real)
+    tl.store(dg + tv + i*HV, d_g, mask=real)
+    tl.store(dbeta + tv + i*HV, db, mask=real)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #581ac94d
 C = 64  # tokens per chunk
@@ -266,8 +269,8 @@ def _options(name, K, V, dtype, fam):
     o = dict(BV=min(V, 64 if not four else 32), BK=min(K, 64 if not four else 32), num_warps=4, num_stages=2)
     return o
 
-# %% ../../../nbs/06c_triton_delta.ipynb #76f2a748
-POINTERS = 'q k v g beta inv gates o h0 ht h u do dht dh dx dh0 dq dk dv dg dbeta chunks seqs'.split()
+# %% ../../../nbs/06c_triton_delta.ipynb #f5f2918f
+POINTERS = 'q k v g beta inv scores gates o h0 ht h u do dht dh dx dh0 dq dk dv dg dbeta chunks seqs'.split()
 FLOATS = 'g beta gates h0 ht dht dh0 dg dbeta'.split()
 
 def launches(
@@ -301,26 +304,26 @@ class TritonGatedDeltaRule(torch.autograd.Function):
     def forward(ctx, q, k, v, g, beta, S, scale, chunks, seqs):
         (_, _, H, K), (HV, V), N, new = q.shape, v.shape[2:], len(chunks), v.new_empty
         chunk, forward, *ctx.backward_launches = launches(K, V, DTYPES[v.dtype], arch_of(v.device))
-        inv, gates = new(N, HV, C, C), g.new_empty(N, HV, 2, C)
+        inv, scores, gates = new(N, HV, C, C), new(N, HV, C, C), g.new_empty(N, HV, 2, C)
         o, ht, sizes = torch.empty_like(v), torch.empty_like(S), dict(H=H, HV=HV)
-        launch(chunk, (N, HV), k=k, g=g, beta=beta, inv=inv, gates=gates, chunks=chunks, **sizes)
-        launch(forward, (V//forward['constexprs']['BV'], len(seqs)*HV), q=q, k=k, v=v, inv=inv, gates=gates, o=o, h0=S, ht=ht,
+        launch(chunk, (N, HV), q=q, k=k, g=g, beta=beta, inv=inv, scores=scores, gates=gates, chunks=chunks, scale=scale, **sizes)
+        launch(forward, (V//forward['constexprs']['BV'], len(seqs)*HV), q=q, k=k, v=v, inv=inv, scores=scores, gates=gates, o=o, h0=S, ht=ht,
             seqs=seqs, scale=scale, **sizes)
-        ctx.save_for_backward(q, k, v, inv, gates, S, chunks, seqs)
+        ctx.save_for_backward(q, k, v, inv, scores, gates, S, chunks, seqs)
         ctx.scale = scale
         return o, ht
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dht):
-        q, k, v, inv, gates, S, chunks, seqs = ctx.saved_tensors
+        q, k, v, inv, scores, gates, S, chunks, seqs = ctx.saved_tensors
         (H, K), (HV, V), N, scale = q.shape[2:], v.shape[2:], len(chunks), ctx.scale
         states, reverse, grads = ctx.backward_launches
         do, dht, sizes, new = do.contiguous(), dht.contiguous(), dict(H=H, HV=HV), v.new_empty
         h, u, dh, dx, dS = new(N, HV, K, V), new(N, HV, C, V), new(N, HV, K, V), new(N, HV, C, V), torch.empty_like(S)
         launch(states, (V//states['constexprs']['BV'], len(seqs)*HV), k=k, v=v, inv=inv, gates=gates, h0=S, h=h, u=u,
             seqs=seqs, **sizes)
-        launch(reverse, (V//reverse['constexprs']['BV'], len(seqs)*HV), q=q, k=k, do=do, inv=inv, gates=gates, dht=dht, dh=dh,
+        launch(reverse, (V//reverse['constexprs']['BV'], len(seqs)*HV), q=q, k=k, do=do, inv=inv, scores=scores, gates=gates, dht=dht, dh=dh,
             dx=dx, dh0=dS, seqs=seqs, scale=scale, **sizes)
         dq, dk = (new(*q.shape[:2], HV, K) for _ in range(2))
         dv, dg, dbeta = torch.empty_like(v), gates.new_empty(v.shape[:3]), gates.new_empty(v.shape[:3])
