@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['WIDEST', 'gla_step', 'delta_step', 'tile_of', 'signature_of', 'launches', 'triton_recurrent_gla',
-           'triton_recurrent_mamba2', 'triton_recurrent_linear_attn', 'triton_recurrent_gated_delta_rule']
+           'triton_recurrent_mamba2', 'triton_recurrent_linear_attn', 'triton_recurrent_gated_delta_rule',
+           'triton_recurrent_delta_rule']
 
 # %% ../../../nbs/06e_triton_decode.ipynb #063fc116
 import functools, inspect
@@ -205,3 +206,21 @@ def triton_recurrent_gated_delta_rule(
     expect_shape(g=(g, v.shape[:3]), beta=(beta, v.shape[:3]))
     return _run('delta_step_head', q, k, v, scale, initial_state, output_final_state, cu_seqlens,
         'chunk_gated_delta_rule', g_ptr=g, beta_ptr=beta)
+
+# %% ../../../nbs/06e_triton_decode.ipynb #a8297d5c
+def triton_recurrent_delta_rule(
+    q:Tensor, # Queries `(B, T, H, K)`
+    k:Tensor, # Keys `(B, T, H, K)`, of length 1 unless you know why not
+    v:Tensor, # Values `(B, T, HV, V)`; `HV` is a multiple of `H`
+    beta:Tensor, # Write strength `(B, T, HV)`
+    *,
+    scale:float=None, # Factor on the queries; `K**-0.5` if None
+    initial_state:Tensor=None, # `(B, HV, K, V)`, one per sequence; zeros if None
+    output_final_state:bool=False, # Return the state after the last token
+    cu_seqlens:Tensor=None, # Borders of packed sequences; then `B` is 1
+    chunk_size:int=64, # Not used here
+)->tuple: # Output `(B, T, HV, V)`, final state or None
+    "The same without decay"
+    expect_shape(beta=(beta, v.shape[:3]))
+    return _run('delta_step_none', q, k, v, scale, initial_state, output_final_state, cu_seqlens,
+        'chunk_delta_rule', g_ptr=None, beta_ptr=beta)
