@@ -308,26 +308,37 @@ def _argument(x):
 
 # %% ../../../nbs/06h_traffic.ipynb #19d9a756
 class TorchTraffic(TorchDispatchMode):
-    "Bytes that PyTorch's own operations read and write; products are not computed"
+    "Bytes that PyTorch's own operations read and write; products are counted in tiles and not computed"
     FREE = ('empty', 'new_empty', 'empty_like', 'empty_strided', 'detach', 'new_empty_strided', 'lift_fresh', 'set_', 'is_same_size')
     WRITE = ('zeros', 'zeros_like', 'new_zeros', 'zero_', 'fill_', 'full', 'ones', 'ones_like', 'full_like', 'arange', 'scalar_tensor')
-    def __init__(self): super().__init__(); self.bytes = 0
+    TILE = 128  # a product reads each operand once per tile of 128 rows or columns of the result
+    def __init__(self): super().__init__(); self.bytes = self.least = 0
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in ('mm', 'addmm', 'bmm', 'matmul'):
-            out = torch.empty(*args[-2].shape[:-1], args[-1].shape[-1], dtype=args[-1].dtype)
-        else: out = func(*args, **(kwargs or {}))
+        if name in ('mm', 'addmm', 'bmm'): return self.product(*args[-2:])
+        out = func(*args, **(kwargs or {}))
         if name in self.FREE or func.is_view: return out
         flat = lambda xs: [x for x in torch.utils._pytree.tree_leaves(xs) if isinstance(x, torch.Tensor)]
         read = [] if name in self.WRITE else flat(args[1:] if name == 'copy_' else (args, kwargs))
-        self.bytes += sum(x.numel()*x.element_size() for x in read+flat(out))
+        n = sum(x.numel()*x.element_size() for x in read+flat(out))
+        self.bytes, self.least = self.bytes+n, self.least+n
+        return out
+    def product(self, a, b):
+        out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=a.dtype)
+        size, tiles = a.element_size(), lambda n: -(-n//self.TILE)
+        self.bytes += size*(a.numel()*tiles(b.shape[-1])+b.numel()*tiles(a.shape[-2])+out.numel())
+        self.least += size*(a.numel()+b.numel()+out.numel())
         return out
 
 # %% ../../../nbs/06h_traffic.ipynb #1a9f8d55
 CALLS = {  # operator -> how ours is called with the arguments of `case`: module, function, call
     'gla': ('gla', 'triton_gla', lambda f, a: f(**a)[0]),
     'linear_attn': ('gla', 'triton_linear_attn', lambda f, a: f(**a)[0]),
-    'gated_delta_rule': ('delta', 'triton_gated_delta_rule', lambda f, a: f(**a)[0])}
+    'gated_delta_rule': ('delta', 'triton_gated_delta_rule', lambda f, a: f(**a)[0]),
+    'gla decode': ('decode', 'triton_recurrent_gla', lambda f, a: f(**a, output_final_state=True)[0]),
+    'gated_delta_rule decode': ('decode', 'triton_recurrent_gated_delta_rule', lambda f, a: f(**a, output_final_state=True)[0]),
+    'gated_norm': ('norm', 'triton_gated_rms_norm', lambda f, a: f(a['x'], a['weight'], a['g'])),
+    'kl': ('loss', 'triton_chunked_kl', lambda f, a: f(a['x'], a['target_x'], a['weight'], a['target_weight']))}
 
 def _our_call(operator, arch):
     "Our version of an operator, told that it runs on `arch`; None where there is none"
@@ -350,11 +361,11 @@ def _phases(call, arguments, recorder):
     decode = 'initial_state' in arguments
     recorder.phase, start = ('decode' if decode else 'forward'), len(recorder.launches)
     with torch.set_grad_enabled(not decode), TorchTraffic() as moved: o = call(arguments)
-    yield recorder.phase, recorder.launches[start:], moved.bytes
+    yield recorder.phase, recorder.launches[start:], moved
     if decode: return
     do, recorder.phase, start = torch.zeros_like(o), 'backward', len(recorder.launches)
     with TorchTraffic() as moved: torch.autograd.grad(o, [x for x in arguments.values() if x.requires_grad], do)
-    yield 'backward', recorder.launches[start:], moved.bytes
+    yield 'backward', recorder.launches[start:], moved
 
 def _least_moving(launches, arch):
     "Traffic of each launch; of an autotuned kernel that of the configuration that moves least"
@@ -379,7 +390,7 @@ def _traffic_rows(spec):
             parts = _least_moving(launches, arch)
             load, store, least = (sum(p[k] for p in parts) for k in ('load', 'store', 'least'))
             rows.append(dict(operator=operator, phase=phase, implementation=spec['implementation'], K=K, V=V, dtype=dtype, arch=arch, kernels=len(parts),
-                load=load/per, store=store/per, torch=between/per, bytes=(load+store+between)/per, least=(least+between)/per,
+                load=load/per, store=store/per, torch=between.bytes/per, bytes=(load+store+between.bytes)/per, least=(least+between.least)/per,
                 parts={f"{n} {p['kernel']}": round((p['load']+p['store'])/per, 1) for n, p in enumerate(parts, 1)}))
     return rows
 
