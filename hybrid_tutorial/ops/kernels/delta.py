@@ -89,10 +89,11 @@ def write(x_k, U, S, G, last, PREC:tl.constexpr):
 def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
                    BV:tl.constexpr, PREC:tl.constexpr):
     "Walk over the chunks of a sequence with `BV` columns of the state in registers"
-    part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
+    part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
+    s, hv = head//HV, head%HV
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
-    at = tl.program_id(1).to(tl.int64)*K*V + cols[:, None]*V + vs[None, :]
+    at = head.to(tl.int64)*K*V + cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
     S = tl.load(h0 + at)
     for n in range(0, tl.cdiv(end-start, C)):
@@ -117,12 +118,13 @@ def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K
 def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr,
                   PREC:tl.constexpr):
     "The same walk without the output: keep the state before every chunk, and what the chunk writes"
-    part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
+    part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
+    s, hv = head//HV, head%HV
     start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
-    S = tl.load(h0 + tl.program_id(1).to(tl.int64)*K*V + at)
+    S = tl.load(h0 + head.to(tl.int64)*K*V + at)
     for n in range(0, tl.cdiv(end-start, C)):
         t = start + n*C
         real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
@@ -141,14 +143,15 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
 def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
                    C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Walk back over the chunks with `BV` columns of the gradient of the state in registers"
-    part, s, hv = tl.program_id(0), tl.program_id(1)//HV, tl.program_id(1)%HV
+    part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
+    s, hv = head//HV, head%HV
     start, end = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1)
     N = tl.cdiv(end-start, C)
     tile = (tl.load(seqs + 3*s+2) + N).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
-    dS = tl.load(dht + tl.program_id(1).to(tl.int64)*K*V + at)
+    dS = tl.load(dht + head.to(tl.int64)*K*V + at)
     for n in range(0, N):
         tile -= HV
         t = start + (N-1-n)*C
@@ -168,7 +171,7 @@ def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, 
         dS = dS*tl.exp(last) + dot(tl.trans(x_q), read, PREC)
         dX = (dX*(-b*tl.exp(G))[:, None]).to(x_k.dtype)
         dS += dot(tl.trans(x_k), dX, PREC)
-    tl.store(dh0 + tl.program_id(1).to(tl.int64)*K*V + at, dS)
+    tl.store(dh0 + head.to(tl.int64)*K*V + at, dS)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #d9426823
 @triton.jit
@@ -310,7 +313,7 @@ class TritonGatedDeltaRule(torch.autograd.Function):
         inv, scores, gates = new(N, HV, C, C), new(N, HV, C, C), g.new_empty(N, HV, 2, C)
         o, ht, sizes = torch.empty_like(v), torch.empty_like(S), dict(H=H, HV=HV)
         launch(chunk, (N, HV), q=q, k=k, g=g, beta=beta, inv=inv, scores=scores, gates=gates, chunks=chunks, scale=scale, **sizes)
-        launch(forward, (V//forward['constexprs']['BV'], len(seqs)*HV), q=q, k=k, v=v, inv=inv, scores=scores, gates=gates, o=o, h0=S, ht=ht,
+        launch(forward, (V//forward['constexprs']['BV']*len(seqs)*HV,), q=q, k=k, v=v, inv=inv, scores=scores, gates=gates, o=o, h0=S, ht=ht,
             seqs=seqs, scale=scale, **sizes)
         ctx.save_for_backward(q, k, v, inv, scores, gates, S, chunks, seqs)
         ctx.scale = scale
@@ -324,9 +327,9 @@ class TritonGatedDeltaRule(torch.autograd.Function):
         states, reverse, grads = ctx.backward_launches
         do, dht, sizes, new = do.contiguous(), dht.contiguous(), dict(H=H, HV=HV), v.new_empty
         h, u, dh, dx, dS = new(N, HV, K, V), new(N, HV, C, V), new(N, HV, K, V), new(N, HV, C, V), torch.empty_like(S)
-        launch(states, (V//states['constexprs']['BV'], len(seqs)*HV), k=k, v=v, inv=inv, gates=gates, h0=S, h=h, u=u,
+        launch(states, (V//states['constexprs']['BV']*len(seqs)*HV,), k=k, v=v, inv=inv, gates=gates, h0=S, h=h, u=u,
             seqs=seqs, **sizes)
-        launch(reverse, (V//reverse['constexprs']['BV'], len(seqs)*HV), q=q, k=k, do=do, inv=inv, scores=scores, gates=gates, dht=dht, dh=dh,
+        launch(reverse, (V//reverse['constexprs']['BV']*len(seqs)*HV,), q=q, k=k, do=do, inv=inv, scores=scores, gates=gates, dht=dht, dh=dh,
             dx=dx, dh0=dS, seqs=seqs, scale=scale, **sizes)
         dq, dk = (new(*q.shape[:2], HV, K) for _ in range(2))
         dv, dg, dbeta = torch.empty_like(v), gates.new_empty(v.shape[:3]), gates.new_empty(v.shape[:3])
@@ -359,5 +362,5 @@ def triton_gated_delta_rule(
     q, k, v = (padded(x.to(same), w) for x, w in ((q, wk), (k, wk), (v, wv)))
     chunks, seqs = chunk_table(cu_seqlens, T, B, C, v.device)
     o, S = TritonGatedDeltaRule.apply(q, k, v, g.float().contiguous(), beta.float().contiguous(), S,
-        K**-0.5 if scale is None else scale, chunks, seqs)
+        K**-0.5 if scale is None else float(scale), chunks, seqs)
     return o[..., :V].to(dtype), S[..., :K, :V] if output_final_state else None
