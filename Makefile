@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make demo   convert SmolLM2-135M into a hybrid and write a report (about 15 minutes on 2 CPU cores)
-#   make test   run every test and notebook
+#   make test   run every test and notebook; the Triton kernels in a second process, in the interpreter
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,7 @@ quick: install
 
 test: install
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/kernels
 
 docs: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['field_help', 'add_recipe_options', 'recipe_of', 'cmd_run', 'cmd_score', 'load_model', 'cmd_evaluate',
-           'print_evaluation', 'cmd_generate', 'doctor', 'cmd_doctor', 'cmd_bench', 'make_parser', 'main']
+           'print_evaluation', 'cmd_generate', 'doctor', 'cmd_doctor', 'print_json', 'cmd_bench', 'bench_operators',
+           'bench_gpu_kernels', 'make_parser', 'main']
 
-# %% ../nbs/62_cli.ipynb #df4adc45
-import argparse, dataclasses, inspect, json, os, platform, re, sys, warnings
+# %% ../nbs/62_cli.ipynb #139d233f
+import argparse, contextlib, dataclasses, inspect, json, os, platform, re, sys, warnings
 from pathlib import Path
 import torch
 from . import __version__
@@ -153,9 +154,38 @@ def cmd_doctor(args):
     for row in doctor(): table.add_row(*row)
     Console().print(table)
 
+def print_json(
+    rows:list, # Dictionaries of plain values
+    out, # An open file
+):
+    "One JSON list and nothing else"
+    out.write(json.dumps(rows)+'\n'); out.flush()
+
 def cmd_bench(args):
+    if args.aot and args.what != 'kernels': raise ConfigError("--aot goes with `bench kernels`")
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr if args.json else out):  # libraries may print; the list stays alone
+        rows = dict(ops=bench_operators, kernels=bench_gpu_kernels)[args.what](args)
+    if args.json: print_json(rows, out)
+
+def bench_operators(args):
     from hybrid_tutorial.ops.bench import bench_ops
-    bench_ops()
+    return bench_ops(show=not args.json)
+
+def bench_gpu_kernels(args):
+    from hybrid_tutorial.ops import bench_kernels as b
+    if not args.aot:
+        rows = b.bench_kernels()
+        if not args.json: b.print_kernel_rows(rows)
+        return rows
+    from hybrid_tutorial.ops.kernels.aot import aot_table
+    tell = lambda what: lambda done, n: print(f'  {what}: {done} of {n}', file=sys.stderr, flush=True)
+    how = dict(archs=tuple(int(a) for a in args.archs.split(',')), peers=not args.no_peers)
+    rows = aot_table(**how, configs='all' if args.all_configs else 'ends', progress=tell('compiled'))
+    if not args.json:
+        from hybrid_tutorial.ops.kernels.traffic import traffic_table
+        b.print_aot_rows(rows, traffic_table(**how, progress=tell('counted')))
+    return rows
 
 # %% ../nbs/62_cli.ipynb #d9b81d8a
 def make_parser()->argparse.ArgumentParser: # With all commands
@@ -177,7 +207,12 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     c = command('generate', cmd_generate, 'let a model continue a text, or answer with --chat')
     c.add_argument('model'); c.add_argument('prompt'); c.add_argument('--chat', action='store_true', help='use the chat template')
     c.add_argument('--tokens', type=int, default=80, help='to generate at most (default: 80)'); c.add_argument('--temperature', type=float, default=0., help='0 is greedy (default)'); c.add_argument('--seed', type=int, default=0)
-    c = command('bench', cmd_bench, 'speed against named peers, paired in one run'); c.add_argument('what', choices=['ops'])
+    c = command('bench', cmd_bench, 'speed against named peers, paired in one run'); c.add_argument('what', choices=['ops', 'kernels'])
+    c.add_argument('--json', action='store_true', help='print one JSON list of rows, and nothing else, to stdout')
+    c.add_argument('--aot', action='store_true', help='kernels: compile them ahead of time instead of timing them; needs no GPU')
+    c.add_argument('--archs', default='80,90', metavar='A,B', help='--aot: compute capabilities (default: 80,90)')
+    c.add_argument('--no-peers', action='store_true', help="--aot: only our kernels, not fla's")
+    c.add_argument('--all-configs', action='store_true', help="--aot: every configuration of fla's autotuned kernels, not the first and the last (slow)")
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')
     return p
 

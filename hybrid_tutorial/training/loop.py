@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from ..core import CheckpointError, ConfigError, DataError, TrainingError, atomic_file, atomic_folder, pick_dtype, settle_folder, sha256_of, unknown
+from ..ops.dispatch import chosen_backends
 
 # %% ../../nbs/20_loop.ipynb #4e326213
 SCHEDULES = {
@@ -49,7 +50,7 @@ def save_state(
     try:
         with atomic_folder(folder) as tmp:
             save_file(tensors, tmp/'state.safetensors')
-            (tmp/'state.json').write_text(json.dumps({**info, 'sha256': sha256_of(tmp/'state.safetensors')}))
+            (tmp/'state.json').write_text(json.dumps({**info, 'backends': chosen_backends(), 'sha256': sha256_of(tmp/'state.safetensors')}))
     except Exception as e:
         raise CheckpointError(f"could not save {folder} ({e}); the checkpoint before it is untouched. Free some space, then run the same command again") from e
 
