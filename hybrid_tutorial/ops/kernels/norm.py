@@ -28,8 +28,9 @@ def gated_rms_norm(
     activation = _check(x, weight, gate, gate_activation)
     y = x.double() if x.dtype == torch.float64 else x.float()
     y = y*torch.rsqrt(y.pow(2).mean(-1, keepdim=True)+eps)*weight.to(y.dtype)
-    if activation == 'open': y = y*2*gate.to(y.dtype).sigmoid()
-    if activation == 'silu': y = y*gate.to(y.dtype)*gate.to(y.dtype).sigmoid()
+    z = gate if gate is None else gate.to(y.dtype)
+    if activation == 'open': y = y*2*z.sigmoid()
+    if activation == 'silu': y = y*z*z.sigmoid()
     return y.to(x.dtype)
 
 # %% ../../../nbs/06d_triton_norm.ipynb #580560fa
