@@ -16,18 +16,18 @@ from ..layout import count_sequences, expect_shape
 from ..linear import divided, mapped
 from .common import arch_of, expect_kernel_input, launch, DTYPES
 
-# %% ../../../nbs/06e_triton_decode.ipynb #c297e8a7
-@triton.jit(do_not_specialize=['T'])
-def gla_step(q_ptr, k_ptr, v_ptr, g_ptr, first_ptr, o_ptr, last_ptr, ends_ptr, scale, T, H, HV,
+# %% ../../../nbs/06e_triton_decode.ipynb #9da591f2
+@triton.jit(do_not_specialize=['T', 'first'])
+def gla_step(q_ptr, k_ptr, v_ptr, g_ptr, first_ptr, o_ptr, last_ptr, ends_ptr, scale, first, T, H, HV,
              K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-             DECAY: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, PACKED: tl.constexpr):
+             DECAY: tl.constexpr, LAST: tl.constexpr, PACKED: tl.constexpr):
     "`BV` columns of one head's state through the tokens of one sequence"
     v, hv, b = tl.program_id(0)*BV + tl.arange(0, BV), tl.program_id(1), tl.program_id(2)
     k, h = tl.arange(0, BK), hv//(HV//H)
     ok_k, ok_v = k < K, v < V
     ok = ok_k[:, None] & ok_v[None, :]
     at = ((b*HV+hv).to(tl.int64)*K + k[:, None])*V + v[None, :]
-    S = tl.load(first_ptr+at, mask=ok, other=0.) if FIRST else tl.zeros((BK, BV), tl.float32)
+    S = tl.load(first_ptr+at, mask=ok & (first > 0), other=0.)
     if PACKED: begin, end = tl.load(ends_ptr+b), tl.load(ends_ptr+b+1)
     else: begin, end = b*T, b*T+T
     for t in range(begin, end):
@@ -41,18 +41,18 @@ def gla_step(q_ptr, k_ptr, v_ptr, g_ptr, first_ptr, o_ptr, last_ptr, ends_ptr, s
         tl.store(o_ptr+row_v*V+v, tl.sum(S*b_q[:, None], 0).to(o_ptr.dtype.element_ty), mask=ok_v)
     if LAST: tl.store(last_ptr+at, S, mask=ok)
 
-# %% ../../../nbs/06e_triton_decode.ipynb #1a701a87
-@triton.jit(do_not_specialize=['T'])
-def delta_step(q_ptr, k_ptr, v_ptr, g_ptr, beta_ptr, first_ptr, o_ptr, last_ptr, ends_ptr, scale, T, H, HV,
+# %% ../../../nbs/06e_triton_decode.ipynb #65899498
+@triton.jit(do_not_specialize=['T', 'first'])
+def delta_step(q_ptr, k_ptr, v_ptr, g_ptr, beta_ptr, first_ptr, o_ptr, last_ptr, ends_ptr, scale, first, T, H, HV,
                K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-               DECAY: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, PACKED: tl.constexpr):
+               DECAY: tl.constexpr, LAST: tl.constexpr, PACKED: tl.constexpr):
     "`BV` columns of one head's state through the tokens of one sequence, corrected as they are written"
     v, hv, b = tl.program_id(0)*BV + tl.arange(0, BV), tl.program_id(1), tl.program_id(2)
     k, h = tl.arange(0, BK), hv//(HV//H)
     ok_k, ok_v = k < K, v < V
     ok = ok_k[:, None] & ok_v[None, :]
     at = ((b*HV+hv).to(tl.int64)*K + k[:, None])*V + v[None, :]
-    S = tl.load(first_ptr+at, mask=ok, other=0.) if FIRST else tl.zeros((BK, BV), tl.float32)
+    S = tl.load(first_ptr+at, mask=ok & (first > 0), other=0.)
     if PACKED: begin, end = tl.load(ends_ptr+b), tl.load(ends_ptr+b+1)
     else: begin, end = b*T, b*T+T
     for t in range(begin, end):
@@ -95,12 +95,12 @@ def launches(
     V:int, # Width of a value
     dtype:str='bf16', # "bf16", "fp16" or "fp32"
     arch:int=90, # Compute capability; one choice serves all
-    flags:tuple=(True, True, False), # Initial state given, final state wanted, packed sequences
+    flags:tuple=(True, False), # Final state wanted, packed sequences
 )->list: # One dict per launch; a call makes one of them
     "Every launch of a decoding step, with its options"
     BK, BV, warps = tile_of(K, V)
     def row(kernel, decay):
-        const = dict(zip(('FIRST', 'LAST', 'PACKED'), flags), K=K, V=V, BK=BK, BV=BV, DECAY=decay)
+        const = dict(zip(('LAST', 'PACKED'), flags), K=K, V=V, BK=BK, BV=BV, DECAY=decay)
         return dict(name=f'{kernel.__name__}_{decay}', phase='decode', kernel=kernel, signature=signature_of(kernel, dtype),
             constexprs=const, num_warps=warps, num_stages=1, programs=lambda B, T, H: triton.cdiv(V, BV)*H*B)
     return [row(gla_step, d) for d in ('none', 'head', 'channel')] + [row(delta_step, d) for d in ('none', 'head')]
@@ -117,15 +117,16 @@ def _run(name, q, k, v, scale, initial_state, output_final_state, cu_seqlens, ch
         raise ConfigError(f"the decoding kernel has no gradient; call {chunk} (backend='chunk'), or decode under torch.no_grad()")
     expect_kernel_input(*given)
     ends = _ends(cu_seqlens, B, T, q.device)
-    flags = initial_state is not None, bool(output_final_state), ends is not None
+    flags = bool(output_final_state), ends is not None
     entry = next(r for r in launches(K, V, DTYPES[q.dtype], arch_of(q.device), flags) if r['name'] == name)
     o = torch.empty_like(v, memory_format=torch.contiguous_format)
     last = torch.empty(S, HV, K, V, device=q.device) if output_final_state else None
-    args = dict(q_ptr=q, k_ptr=k, v_ptr=v, **gates, first_ptr=initial_state)
-    args = {n: None if x is None else (x.float() if n == 'first_ptr' else x).contiguous() for n, x in args.items()}
+    S0 = torch.empty(1, device=q.device) if initial_state is None else initial_state.float()  # not read without `first`
+    args = dict(q_ptr=q, k_ptr=k, v_ptr=v, first_ptr=S0, **gates)
+    args = {n: None if x is None else x.contiguous() for n, x in args.items()}
     grid = triton.cdiv(V, entry['constexprs']['BV']), HV, S
     launch(entry, grid, **args, o_ptr=o, last_ptr=last, ends_ptr=ends,
-        scale=K**-0.5 if scale is None else float(scale), T=T, H=H, HV=HV)
+        scale=K**-0.5 if scale is None else float(scale), first=int(initial_state is not None), T=T, H=H, HV=HV)
     return o, last
 
 def _ends(cu_seqlens, B, T, device):
