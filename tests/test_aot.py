@@ -110,19 +110,25 @@ def tiny_launch(kernel, grid, values, constexprs, **kinds):
 def test_traffic_counts_masks(T):
     x = torch.zeros(T, 32)
     got = launch_traffic(tiny_launch(tiny.copy_rows, (-(-T//64), 1, 1), dict(x=x, y=x.clone(), T=T), dict(K=32, BLOCK=64)))
-    assert got == dict(load=T*128, store=T*128, least=T*256)
+    assert got == dict(load=T*128, store=T*128, least=T*256, flops=0)
 
 
 def test_traffic_counts_loops_and_branches():
     x, y = torch.zeros(8, 32), torch.zeros(8, 32)
     got = launch_traffic(tiny_launch(tiny.triangle, (8, 1, 1), dict(x=x, y=y), dict(n=8, K=32)))
-    assert got == dict(load=(36+8)*128, store=8*128, least=2*8*128)
+    assert got == dict(load=(36+8)*128, store=8*128, least=2*8*128, flops=0)
 
 
 def test_traffic_reads_tables():
     ends, x, y = torch.tensor([0, 3, 3, 10], dtype=torch.int32), torch.zeros(10, 16), torch.zeros(3, 16)
     got = launch_traffic(tiny_launch(tiny.by_table, (3, 1, 1), dict(x=x, ends=ends, y=y), dict(K=16), ends='*i32'))
     assert got['load'] == 10*64+3*2*4 and got['store'] == 2*64
+
+
+def test_operations_of_products_are_counted():
+    a, c = torch.zeros(5*64, 32, dtype=torch.bfloat16), torch.zeros(64, 64)
+    got = launch_traffic(tiny_launch(tiny.product, (1, 1, 1), dict(a=a, b=a.clone(), c=c, N=5), dict(K=32, C=64), a='*bf16', b='*bf16'))
+    assert got == dict(load=2*5*64*32*2, store=64*64*4, least=2*5*64*32*2+64*64*4, flops=5*2*64*64*32)
 
 
 def test_tiny_kernels_compile_for_every_chip():

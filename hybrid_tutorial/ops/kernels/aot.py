@@ -302,7 +302,7 @@ def aot_table(
         if o not in PEERS: raise ConfigError(unknown('operator', o, PEERS))
     if importlib.util.find_spec('triton') is None: raise ConfigError("triton is not installed: pip install triton (Linux only)")
     kinds = ('fla', 'ours') if peers and importlib.util.find_spec('fla') else ('ours',)
-    specs = [dict(implementation=i, arch=a, dtype=d, widths=list(widths), ops=list(ops or ()), configs=configs) for i in kinds for a in archs for d in dtypes]
+    specs = [dict(implementation=i, arch=a, dtype=d, widths=[list(w)], ops=list(ops or ()), configs=configs) for i in kinds for a in archs for d in dtypes for w in widths]
     return _pooled(KERNELS+'aot:_rows', specs, workers, progress)
 
 def _pooled(where, specs, workers, progress):
