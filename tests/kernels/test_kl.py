@@ -107,14 +107,17 @@ def test_identical_inputs_give_zero_and_zero_gradients(dtype):
     assert loss == 0 and a.grad.abs().max() == 0 and b.grad.abs().max() == 0
 
 
-def test_large_logits_do_not_overflow(): check(inputs(), slack=5, logit_scale=60.)
+def test_large_logits_do_not_overflow(): check(inputs(), slack=10, logit_scale=60.)
 
 
-def test_float16_gradients_survive_a_mean_over_many_tokens():
-    "The torch form rounds each logit's gradient, divided by the number of tokens, to float16; the kernels divide later"
-    xs, many = inputs(64, 16, 300, torch.float16), 2**9
-    (_, _, got), (_, _, want) = both([x.repeat(many//64, 1) if i < 2 else x for i, x in enumerate(xs)])
-    assert_close(got, want, 2e-3)
+def test_float16_gradients_survive_small_weights():
+    "As a mean over a million tokens with a loss scale would have it: the weight is applied after the sum in float32"
+    h_s, h_t, w_s, w_t = inputs(dtype=torch.float16)
+    _, want = both((h_s, h_t, w_s, w_t), reduction='sum')
+    h, w = h_s.clone().requires_grad_(), w_s.clone().requires_grad_()
+    (3e6*triton_chunked_kl(h, h_t, w, w_t, mask=torch.full((70,), 1e-6), reduction='sum')).backward()
+    assert_close(h.grad, want[1], 1e-3)
+    assert_close(w.grad, want[2], 1e-3)
 
 
 @pytest.mark.parametrize('which', ['hidden', 'head'])

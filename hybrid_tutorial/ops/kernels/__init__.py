@@ -4,7 +4,10 @@ import importlib.util
 
 EXPORTS = dict(  # name -> module of this package
     triton_gla='gla', triton_linear_attn='gla',
-    triton_gated_delta_rule='delta')
+    triton_gated_delta_rule='delta',
+    triton_gated_rms_norm='norm', triton_chunked_kl='loss',
+    triton_recurrent_linear_attn='decode', triton_recurrent_mamba2='decode', triton_recurrent_gla='decode',
+    triton_recurrent_delta_rule='decode', triton_recurrent_gated_delta_rule='decode')
 
 
 def __getattr__(name):
