@@ -55,7 +55,17 @@ def test_command_without_gpu(capsys):
     assert 'no GPU' in said.err and '--aot' in said.err and said.out == ''
 
 
-def test_mistakes_are_named():
+def test_bench_ops_prints_one_list(capfd, monkeypatch):
+    def noisy(show):
+        print('a library says something'); os.write(2, b'and so does this')
+        return [dict(what='x', ratio=1.5, show=show)]
+    monkeypatch.setattr('hybrid_tutorial.ops.bench.bench_ops', noisy)
+    assert main(['bench', 'ops', '--json']) == 0
+    assert json.loads(capfd.readouterr().out) == [dict(what='x', ratio=1.5, show=False)]
+
+
+def test_mistakes_are_named(capsys):
+    assert main(['bench', 'kernels', '--aot', '--archs', 'hopper']) == 2 and '--archs' in capsys.readouterr().err
     with pytest.raises(ConfigError, match="unknown arch 70"): aot_table(archs=(70,))
     with pytest.raises(ConfigError, match="Did you mean 'gla'"): aot_table(ops=('glaa',))
 
