@@ -184,54 +184,53 @@ def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, H, HV, K: tl.constexpr, V: t
 # %% ../../../nbs/06b_triton_gla.ipynb #dc565b59
 @triton.jit
 def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-                  D: tl.constexpr, BK: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+                  D: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     row, hv = tl.program_id(0), tl.program_id(1)
     start, end, n = tl.load(chunks + row*4 + 1), tl.load(chunks + row*4 + 2), tl.load(chunks + row*4 + 3)
-    t, x, c, d = tl.arange(0, C), tl.arange(0, D), tl.program_id(2)*BK + tl.arange(0, BK), tl.arange(0, V)
+    t, x, c = tl.arange(0, C), tl.arange(0, D), tl.program_id(2)*BK + tl.arange(0, BK)
     u = start + n*C + t
     here, u = (u < end)[:, None], u.to(tl.int64)
-    qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K + c[None, :], (u*HV + hv)[:, None]*K + c[None, :], (u*HV + hv)[:, None]*V + d[None, :]
-    state = (row.to(tl.int64)*HV + hv)*K*V + c[:, None]*V + d[None, :]
+    qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K + c[None, :], (u*HV + hv)[:, None]*K + c[None, :], (u*HV + hv)[:, None]*V
+    state = (row.to(tl.int64)*HV + hv)*K*V + c[:, None]*V
+    dt: tl.constexpr = v.dtype.element_ty
+    dA, dB = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
+    for j in range(V//BV):
+        d = (j*BV + tl.arange(0, BV))[None, :]
+        b_do, b_v = tl.load(do + vo + d, mask=here, other=0.), tl.load(v + vo + d, mask=here, other=0.)
+        dA = dot(b_do, tl.trans(b_v), PRECISION, dA)
+        if GATED: dB += _squares(b_do, b_v, D, PRECISION)
+    dA = (dA*scale).to(dt)
     b_q, b_k = tl.load(q + qk, mask=here, other=0.), tl.load(k + qk, mask=here, other=0.)
-    b_v, b_do = tl.load(v + vo, mask=here, other=0.), tl.load(do + vo, mask=here, other=0.)
-    dt: tl.constexpr = b_v.dtype
-    b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
     if GATED:
-        b_g = tl.load(g + gk, mask=here, other=0.)
-        P, S = tl.exp(b_g), tl.full((C, BK), 1., tl.float32)
-        later, near = (x[:, None] > x[None, :])[None, :, :], (x[:, None] ^ x[None, :])[None, :, :]
-        dB = _squares(b_do, b_v, D, PRECISION)*scale
-        dB = tl.where(later, dB, tl.permute(dB, (0, 2, 1)))
-        for r in tl.static_range(4):
+        later, near, far = (x[:, None] > x[None, :])[None, :, :], (x[:, None] ^ x[None, :])[None, :, :], t[:, None] ^ t[None, :]
+        dA, dB = tl.where(t[:, None] > t[None, :], dA, tl.trans(dA)), tl.where(later, dB, tl.permute(dB, (0, 2, 1)))*scale
+        b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+        P, S = tl.exp(tl.load(g + gk, mask=here, other=0.)), tl.full((C, BK), 1., tl.float32)
+        for r in tl.static_range(6):
             right = ((t >> r) & 1)[:, None] == 1
             F = tl.where(right, P, S)
             m = (tl.where(right, b_q, b_k)*F).to(dt)
-            F *= _by_squares(tl.where(near >> r == 1, dB, 0.).to(dt), m, PRECISION)
-            b_dq += tl.where(right, F, 0.)
-            b_dk += tl.where(right, 0., F)
-            P, S = _climb(P, S, right, 2**r, C, BK)
-        own = tl.reshape(tl.sum(tl.where(near == 0, dB, 0.), 2), (C, 1))
-    dA = (dot(b_do, tl.trans(b_v), PRECISION)*scale).to(dt)
-    if GATED:
-        dA = tl.where(t[:, None] > t[None, :], dA, tl.trans(dA))
-        for r in tl.static_range(4, 6):
-            right = ((t >> r) & 1)[:, None] == 1
-            F = tl.where(right, P, S)
-            m = (tl.where(right, b_q, b_k)*F).to(dt)
-            F *= dot(tl.where((t[:, None] ^ t[None, :]) >> r == 1, dA, 0.).to(dt), m, PRECISION)
+            if 2**r < D: F *= _by_squares(tl.where(near >> r == 1, dB, 0.).to(dt), m, PRECISION)
+            else: F *= dot(tl.where(far >> r == 1, dA, 0.).to(dt), m, PRECISION)
             b_dq += tl.where(right, F, 0.)
             b_dk += tl.where(right, 0., F)
             P, S = _climb(P, S, right, 2**r, C, BK)
     else:
         dA = tl.where(t[:, None] >= t[None, :], dA, 0.).to(dt)
-        b_dq, b_dk = dot(dA, b_k, PRECISION, b_dq), dot(tl.trans(dA), b_q, PRECISION, b_dk)
-    b_h, b_dh = tl.load(h + state), tl.load(dh + state)
-    xq = dot(b_do, tl.trans(b_h), PRECISION)*scale
-    xk = dot(b_v, tl.trans(b_dh), PRECISION)
+        b_dq, b_dk = dot(dA, b_k, PRECISION), dot(tl.trans(dA), b_q, PRECISION)
+    xq, xk, total = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((BK,), tl.float32)
+    for j in range(V//BV):
+        d = (j*BV + tl.arange(0, BV))[None, :]
+        b_h, b_dh = tl.load(h + state + d), tl.load(dh + state + d)
+        xq = dot(tl.load(do + vo + d, mask=here, other=0.), tl.trans(b_h), PRECISION, xq)
+        xk = dot(tl.load(v + vo + d, mask=here, other=0.), tl.trans(b_dh), PRECISION, xk)
+        total += tl.sum(b_h.to(tl.float32)*b_dh, 1)
+    xq *= scale
     if GATED:
         xq *= P
         xk *= S
-        total = tl.sum(b_k*xk, 0) + tl.exp(tl.sum(b_g, 0))*tl.sum(b_h.to(tl.float32)*b_dh, 1)
+        total = tl.sum(b_k*xk, 0) + tl.sum(tl.where((t == 0)[:, None], P*S, 0.), 0)*total
+        own = tl.reshape(tl.sum(tl.where(near == 0, dB, 0.), 2), (C, 1))
         b_dg = tl.cumsum(b_q*(b_dq + xq) - b_k*(b_dk + xk), 0, reverse=True) + total[None, :]
         tl.store(dg + gk, b_dg, mask=here)
         xq += own*b_k
@@ -246,8 +245,8 @@ OPTIONS = {  # (kernel, family of the chip, 128 channels?) -> (key block, value 
     ('states', 90, False): (64, 64, 8, 2), ('states', 90, True): (64, 128, 8, 2),
     ('chunk', 80, False): (64, 128, 8, 1), ('chunk', 80, True): (32, 128, 8, 1),
     ('chunk', 90, False): (64, 128, 8, 1), ('chunk', 90, True): (32, 128, 8, 1),
-    ('gradients', 80, False): (16, 128, 8, 1), ('gradients', 80, True): (16, 128, 8, 1),
-    ('gradients', 90, False): (32, 128, 8, 1), ('gradients', 90, True): (32, 128, 8, 1)}
+    ('gradients', 80, False): (16, 64, 8, 1), ('gradients', 80, True): (16, 64, 8, 1),
+    ('gradients', 90, False): (32, 64, 8, 1), ('gradients', 90, True): (32, 64, 8, 1)}
 KERNELS = (('states', 'forward', gla_states, 'states'), ('output', 'forward', gla_output, 'chunk'),
     ('dstates', 'backward', gla_dstates, 'states'), ('dvalues', 'backward', gla_dvalues, 'chunk'),
     ('gradients', 'backward', gla_gradients, 'gradients'))
