@@ -139,7 +139,7 @@ def doctor()->list[tuple[str, str, str]]: # Item, what was found, what to do abo
     rows.append(('device', f"{device} ({torch.cuda.get_device_name() if gpu else f'{torch.get_num_threads()} threads'})", ''))
     why = 'the GPU multiplies it natively' if gpu else 'this CPU has AMX or AVX512-BF16' if cpu_has_fast_bf16() else 'this CPU has no fast bfloat16, float32 is quicker'
     rows.append(('number format', f"{str(pick_dtype('auto', device)).removeprefix('torch.')}: {why}", ''))
-    rows.append(('operator backend', 'chunk form in PyTorch; recurrent form for single tokens', ''))
+    rows.append(('operator backend', 'of fla and our Triton kernels the one that `bench kernels` found faster; else the chunk form' if gpu else 'chunk form in PyTorch; recurrent form for single tokens', ''))
     cache = cache_dir()
     have = any((cache/'teachers').glob('smollm2*')) if (cache/'teachers').exists() else False
     rows.append(('cache folder', f"{cache} ({shutil.disk_usage(cache).free/2**30:.0f} GiB free)", '' if shutil.disk_usage(cache).free > 2**31 else 'needs 2 GiB; set HYBRID_TUTORIAL_CACHE'))
@@ -180,6 +180,7 @@ def bench_gpu_kernels(args):
         return rows
     from hybrid_tutorial.ops.kernels.aot import aot_table
     tell = lambda what: lambda done, n: print(f'  {what}: {done} of {n}', file=sys.stderr, flush=True)
+    if not re.fullmatch(r'\d+(,\d+)*', args.archs): raise ConfigError(f"--archs takes numbers such as 80,90, got {args.archs!r}")
     how = dict(archs=tuple(int(a) for a in args.archs.split(',')), peers=not args.no_peers)
     rows = aot_table(**how, configs='all' if args.all_configs else 'ends', progress=tell('compiled'))
     if not args.json:

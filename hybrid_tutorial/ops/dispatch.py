@@ -132,7 +132,8 @@ def self_check(
         xs = [y.to(x.device, x.dtype).requires_grad_() for y in _mild_inputs(op, T, x.shape[-1])]
         exact = [y.detach().float().requires_grad_() for y in xs]
         try:
-            got, want = attend(op, *xs, backend=backend)[0], attend(op, *exact, backend='chunk')[0]
+            plain = dict(scale=None, initial_state=None, output_final_state=False, cu_seqlens=None)
+            got, want = (_run(op, b, inputs, plain, {}, {})[0] for b, inputs in ((backend, xs), ('chunk', exact)))
             do = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).to(want.device)
             pairs = {'output': (got, want)} | {f'gradient of {n}': p for n, *p in zip(names,
                 torch.autograd.grad(got, xs, do.to(got.dtype)), torch.autograd.grad(want, exact, do))}
@@ -172,12 +173,11 @@ def _tell(op, backend, device):
 
 def _note(op, backend, x):
     "Keep what was used"
-    needed = dict(fla=('fla', 'triton'), triton=('ours', 'triton')).get(backend, ('ours',))
-    kind = 'one token' if x.shape[1] == 1 else 'sequence'
-    if (op, kind, backend, x.device.type) in _told: return
-    _told.add((op, kind, backend, x.device.type))
-    v = versions()
-    _chosen.setdefault(op, {})[kind] = dict(backend=backend, device=x.device.type, versions={n: v[n] for n in ('torch', *needed) if n in v})
+    kind, device = 'one token' if x.shape[1] == 1 else 'sequence', x.device.type
+    last = _chosen.setdefault(op, {}).get(kind, {})
+    if (last.get('backend'), last.get('device')) == (backend, device): return
+    needed, v = dict(fla=('fla', 'triton'), triton=('ours', 'triton')).get(backend, ('ours',)), versions()
+    _chosen[op][kind] = dict(backend=backend, device=device, versions={n: v[n] for n in ('torch', *needed) if n in v})
 
 def chosen_backends()->dict: # Operator -> {"sequence" or "one token" -> backend, device, versions}; goes into checkpoints
     "What `attend` has used in this process"
@@ -212,20 +212,25 @@ def attend(
     "Run an operator by name"
     if op_name not in OPERATORS: raise ConfigError(unknown('operator', op_name, OPERATORS))
     if backend not in BACKENDS: raise ConfigError(unknown('backend', backend, BACKENDS))
-    module, names = OPERATORS[op_name]
+    names = OPERATORS[op_name][1]
     if len(inputs) != len(names.split()):
         raise ConfigError(f"{op_name} takes {len(names.split())} inputs ({names}), got {len(inputs)}")
     if backend == 'auto':
         backend = choose_backend(inputs[0], op_name)
         _tell(op_name, backend, inputs[0].device.type)
-    _note(op_name, backend, inputs[0])
     common = dict(scale=scale, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens)
-    if backend == 'fla': return _fla(op_name, inputs, common, options)
-    if backend == 'triton': return _triton(op_name, inputs, common, options)
-    f = getattr(importlib.import_module(f'hybrid_tutorial.ops.{module}'), f'{backend}_{op_name}')
-    return f(*inputs, **common, chunk_size=chunk_size, **options)
+    result = _run(op_name, backend, inputs, common, dict(chunk_size=chunk_size), options)
+    _note(op_name, backend, inputs[0])
+    return result
 
-# %% ../../nbs/05d_dispatch.ipynb #571ffd7d
+# %% ../../nbs/05d_dispatch.ipynb #a9cacf66
+def _run(op, backend, inputs, common, chunk, options):
+    "Call one implementation"
+    if backend == 'fla': return _fla(op, inputs, common, options)
+    if backend == 'triton': return _triton(op, inputs, common, options)
+    f = getattr(importlib.import_module(f'hybrid_tutorial.ops.{OPERATORS[op][0]}'), f'{backend}_{op}')
+    return f(*inputs, **common, **chunk, **options)
+
 def _triton(op, inputs, common, options):
     "Our Triton kernels, where they exist"
     x = inputs[0]

@@ -63,34 +63,34 @@ def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.cons
 
 # %% ../../../nbs/06b_triton_gla.ipynb #77d0213a
 @triton.jit
-def _product(a, b, D: tl.constexpr, PRECISION: tl.constexpr):
-    "Blocks of `D` rows of `a` `(C, W)` times the same blocks of `b` transposed: `(C/D, D, D)`"
+def _squares(a, b, D: tl.constexpr, PRECISION: tl.constexpr):
+    "Every block of `D` rows of `a` `(C, W)` times the same rows of `b`, transposed: `(C/D, D, D)`"
     n: tl.constexpr = a.shape[0]//D
-    return dot(tl.reshape(a, (n, D, a.shape[1])), tl.permute(tl.reshape(b, (n, D, b.shape[1])), (0, 2, 1)), PRECISION)
+    a, b = tl.reshape(a, (n, D, a.shape[1])), tl.reshape(b, (n, D, b.shape[1]))
+    return dot(a, tl.permute(b, (0, 2, 1)), PRECISION)
 
 @triton.jit
-def _by_blocks(a, b, D: tl.constexpr, PRECISION: tl.constexpr):
+def _by_squares(a, b, PRECISION: tl.constexpr):
     "Blocks `a` `(C/D, D, D)` times the same rows of `b` `(C, W)`: `(C, W)`"
-    return tl.reshape(dot(a, tl.reshape(b, (a.shape[0], D, b.shape[1])), PRECISION), (b.shape[0], b.shape[1]))
+    x = dot(a, tl.reshape(b, (a.shape[0], a.shape[1], b.shape[1])), PRECISION)
+    return tl.reshape(x, (b.shape[0], b.shape[1]))
 
 @triton.jit
-def _scores(q, k, g, A, diag, C: tl.constexpr, D: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr):
+def _scores(q, k, g, A, B, PRECISION: tl.constexpr):
+    "Add these channels to the scores of far pairs `A` `(C, C)` and of near pairs `B` `(C/D, D, D)`"
+    C: tl.constexpr = A.shape[0]
+    D: tl.constexpr = B.shape[1]
     t, x = tl.arange(0, C), tl.arange(0, D)
-    gap, later = x[:, None] ^ x[None, :], x[:, None] > x[None, :]
-    P, S = tl.exp(g), tl.full((C, W), 1., tl.float32)
-    diag += tl.where((gap == 0)[None, :, :], _product(q, k, D, PRECISION), 0.)
+    far, near = t[:, None] ^ t[None, :], (x[:, None] ^ x[None, :])[None, :, :]
+    P, S = tl.exp(g), tl.full((C, q.shape[1]), 1., tl.float32)
+    B += tl.where(near == 0, _squares(q, k, D, PRECISION), 0.)
     for r in tl.static_range(6):
         right = ((t >> r) & 1)[:, None] == 1
-        F = tl.where(right, P, S)
-        if r < 4:
-            p = _product((q*F).to(q.dtype), (k*F).to(q.dtype), D, PRECISION)
-            diag += tl.where((((gap >> r) == 1) & later)[None, :, :], p, 0.)
-        else:
-            a, b = tl.where(right, q*F, 0.).to(q.dtype), tl.where(right, 0., k*F).to(q.dtype)
-            if r == 4: A += tl.where((t[:, None] >> 5) == (t[None, :] >> 5), dot(a, tl.trans(b), PRECISION), 0.)
-            else: A = dot(a, tl.trans(b), PRECISION, A)
-        P, S = _climb(P, S, right, 2**r, C, W)
-    return A, diag, P, S
+        m = (tl.where(right, q, k)*tl.where(right, P, S)).to(q.dtype)
+        if 2**r < D: B += tl.where((near >> r == 1) & ((x >> r) & 1)[None, :, None] == 1, _squares(m, m, D, PRECISION), 0.)
+        else: A += tl.where((far >> r == 1) & right, dot(m, tl.trans(m), PRECISION), 0.)
+        P, S = _climb(P, S, right, 2**r, C, q.shape[1])
+    return A, B, P, S
 
 # %% ../../../nbs/06b_triton_gla.ipynb #8dcb6af2
 @triton.jit
@@ -103,7 +103,7 @@ def gla_output(q, k, v, g, h, o, chunks, scale, H, HV, K: tl.constexpr, V: tl.co
     here, u = (u < end)[:, None], u.to(tl.int64)
     qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K, (u*HV + hv)[:, None]*K, (u*HV + hv)[:, None]*V + d[None, :]
     h += (row.to(tl.int64)*HV + hv)*K*V
-    A, diag = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
+    A, B = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
     b_o = tl.zeros((C, V), tl.float32)
     for j in range(K//BK):
         c = j*BK + tl.arange(0, BK)
@@ -111,14 +111,14 @@ def gla_output(q, k, v, g, h, o, chunks, scale, H, HV, K: tl.constexpr, V: tl.co
         b_k = tl.load(k + qk + c[None, :], mask=here, other=0.)
         if GATED:
             b_g = tl.load(g + gk + c[None, :], mask=here, other=0.)
-            A, diag, P, S = _scores(b_q, b_k, b_g, A, diag, C, D, BK, PRECISION)
+            A, B, P, S = _scores(b_q, b_k, b_g, A, B, PRECISION)
             b_q = (b_q*P).to(b_q.dtype)
         else: A += tl.where(t[:, None] >= t[None, :], dot(b_q, tl.trans(b_k), PRECISION), 0.)
         b_h = tl.load(h + c[:, None]*V + d[None, :])
         b_o = dot(b_q, b_h, PRECISION, b_o)
     b_v = tl.load(v + vo, mask=here, other=0.)
     b_o = dot(A.to(b_v.dtype), b_v, PRECISION, b_o)
-    if GATED: b_o += _by_blocks(diag.to(b_v.dtype), b_v, D, PRECISION)
+    if GATED: b_o += _by_squares(B.to(b_v.dtype), b_v, PRECISION)
     tl.store(o + vo, (b_o*scale).to(o.dtype.element_ty), mask=here)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #03f71205
@@ -163,7 +163,7 @@ def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, H, HV, K: tl.constexpr, V: t
     here, u = (u < end)[:, None], u.to(tl.int64)
     qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K, (u*HV + hv)[:, None]*K, (u*HV + hv)[:, None]*V + d[None, :]
     dh += (row.to(tl.int64)*HV + hv)*K*V
-    A, diag = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
+    A, B = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
     b_dv = tl.zeros((C, V), tl.float32)
     for j in range(K//BK):
         c = j*BK + tl.arange(0, BK)
@@ -171,78 +171,72 @@ def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, H, HV, K: tl.constexpr, V: t
         b_k = tl.load(k + qk + c[None, :], mask=here, other=0.)
         if GATED:
             b_g = tl.load(g + gk + c[None, :], mask=here, other=0.)
-            A, diag, P, S = _scores(b_q, b_k, b_g, A, diag, C, D, BK, PRECISION)
+            A, B, P, S = _scores(b_q, b_k, b_g, A, B, PRECISION)
             b_k = (b_k*S).to(b_k.dtype)
         else: A += tl.where(t[:, None] >= t[None, :], dot(b_q, tl.trans(b_k), PRECISION), 0.)
         b_dh = tl.load(dh + c[:, None]*V + d[None, :])
         b_dv = dot(b_k, b_dh, PRECISION, b_dv)
     b_do = tl.load(do + vo, mask=here, other=0.)
     b_dv = dot(tl.trans((A*scale).to(b_do.dtype)), b_do, PRECISION, b_dv)
-    if GATED: b_dv += _by_blocks(tl.permute((diag*scale).to(b_do.dtype), (0, 2, 1)), b_do, D, PRECISION)
+    if GATED: b_dv += _by_squares(tl.permute((B*scale).to(b_do.dtype), (0, 2, 1)), b_do, PRECISION)
     tl.store(dv + vo, b_dv.to(dv.dtype.element_ty), mask=here)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #dc565b59
 @triton.jit
 def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-                  D: tl.constexpr, BK: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+                  D: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     row, hv = tl.program_id(0), tl.program_id(1)
     start, end, n = tl.load(chunks + row*4 + 1), tl.load(chunks + row*4 + 2), tl.load(chunks + row*4 + 3)
-    t, d = tl.arange(0, C), tl.arange(0, V)
+    t, x, c = tl.arange(0, C), tl.arange(0, D), tl.program_id(2)*BK + tl.arange(0, BK)
     u = start + n*C + t
     here, u = (u < end)[:, None], u.to(tl.int64)
-    qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K, (u*HV + hv)[:, None]*K, (u*HV + hv)[:, None]*V + d[None, :]
-    h += (row.to(tl.int64)*HV + hv)*K*V
-    dh += (row.to(tl.int64)*HV + hv)*K*V
-    x = tl.arange(0, D)
-    gap, later = x[:, None] ^ x[None, :], x[:, None] > x[None, :]
-    b_v = tl.load(v + vo, mask=here, other=0.)
-    b_do = tl.load(do + vo, mask=here, other=0.)
-    dt: tl.constexpr = b_v.dtype
-    dA = dot(b_do, tl.trans(b_v), PRECISION)*scale
+    qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K + c[None, :], (u*HV + hv)[:, None]*K + c[None, :], (u*HV + hv)[:, None]*V
+    state = (row.to(tl.int64)*HV + hv)*K*V + c[:, None]*V
+    dt: tl.constexpr = v.dtype.element_ty
+    dA, dB = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
+    for j in range(V//BV):
+        d = (j*BV + tl.arange(0, BV))[None, :]
+        b_do, b_v = tl.load(do + vo + d, mask=here, other=0.), tl.load(v + vo + d, mask=here, other=0.)
+        dA = dot(b_do, tl.trans(b_v), PRECISION, dA)
+        if GATED: dB += _squares(b_do, b_v, D, PRECISION)
+    dA = (dA*scale).to(dt)
+    b_q, b_k = tl.load(q + qk, mask=here, other=0.), tl.load(k + qk, mask=here, other=0.)
     if GATED:
-        ddiag = _product(b_do, b_v, D, PRECISION)*scale
-        own = tl.sum(b_do.to(tl.float32)*b_v, 1)[:, None]*scale
-        near = tl.where((t[:, None] >> 5) == (t[None, :] >> 5), dA, 0.).to(dt)
-        dA = dA.to(dt)
-    else: dA = tl.where(t[:, None] >= t[None, :], dA, 0.).to(dt)
-    for j in range(K//BK):
-        c = j*BK + tl.arange(0, BK)
-        b_q = tl.load(q + qk + c[None, :], mask=here, other=0.)
-        b_k = tl.load(k + qk + c[None, :], mask=here, other=0.)
-        b_h = tl.load(h + c[:, None]*V + d[None, :])
-        b_dh = tl.load(dh + c[:, None]*V + d[None, :])
-        b_dq = dot(b_do, tl.trans(b_h), PRECISION)*scale
-        b_dk = dot(b_v, tl.trans(b_dh), PRECISION)
-        if GATED:
-            b_g = tl.load(g + gk + c[None, :], mask=here, other=0.)
-            tail = tl.load(g + gk + HV*K + c[None, :], mask=here & (t < C-1)[:, None] & (u+1 < end)[:, None], other=0.)
-            b_dq *= tl.exp(tl.cumsum(b_g, 0))
-            b_dk *= tl.exp(tl.cumsum(tail, 0, reverse=True))
-            total = tl.sum(b_k*b_dk, 0) + tl.exp(tl.sum(b_g, 0))*tl.sum(b_h.to(tl.float32)*b_dh, 1)
-            P, S = tl.exp(b_g), tl.full((C, BK), 1., tl.float32)
-            for r in tl.static_range(6):
-                right = ((t >> r) & 1)[:, None] == 1
-                F = tl.where(right, P, S)
-                a, b = tl.where(right, b_q*F, 0.).to(dt), tl.where(right, 0., b_k*F).to(dt)
-                if r < 4:
-                    da = tl.where((((gap >> r) == 1) & later)[None, :, :], ddiag, 0.).to(dt)
-                    xq, xk = _by_blocks(da, b, D, PRECISION), _by_blocks(tl.permute(da, (0, 2, 1)), a, D, PRECISION)
-                else:
-                    if r == 4: da = near
-                    else: da = dA
-                    xq, xk = dot(da, b, PRECISION), dot(tl.trans(da), a, PRECISION)
-                b_dq += tl.where(right, F*xq, 0.)
-                b_dk += tl.where(right, 0., F*xk)
-                P, S = _climb(P, S, right, 2**r, C, BK)
-            b_dg = tl.cumsum(b_q*b_dq - b_k*b_dk, 0, reverse=True) + total[None, :]
-            tl.store(dg + gk + c[None, :], b_dg, mask=here)
-            b_dq += own*b_k
-            b_dk += own*b_q
-        else:
-            b_dq = dot(dA, b_k, PRECISION, b_dq)
-            b_dk = dot(tl.trans(dA), b_q, PRECISION, b_dk)
-        tl.store(dq + gk + c[None, :], b_dq.to(dq.dtype.element_ty), mask=here)
-        tl.store(dk + gk + c[None, :], b_dk.to(dk.dtype.element_ty), mask=here)
+        later, near, far = (x[:, None] > x[None, :])[None, :, :], (x[:, None] ^ x[None, :])[None, :, :], t[:, None] ^ t[None, :]
+        dA, dB = tl.where(t[:, None] > t[None, :], dA, tl.trans(dA)), tl.where(later, dB, tl.permute(dB, (0, 2, 1)))*scale
+        b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+        P, S = tl.exp(tl.load(g + gk, mask=here, other=0.)), tl.full((C, BK), 1., tl.float32)
+        for r in tl.static_range(6):
+            right = ((t >> r) & 1)[:, None] == 1
+            F = tl.where(right, P, S)
+            m = (tl.where(right, b_q, b_k)*F).to(dt)
+            if 2**r < D: F *= _by_squares(tl.where(near >> r == 1, dB, 0.).to(dt), m, PRECISION)
+            else: F *= dot(tl.where(far >> r == 1, dA, 0.).to(dt), m, PRECISION)
+            b_dq += tl.where(right, F, 0.)
+            b_dk += tl.where(right, 0., F)
+            P, S = _climb(P, S, right, 2**r, C, BK)
+    else:
+        dA = tl.where(t[:, None] >= t[None, :], dA, 0.).to(dt)
+        b_dq, b_dk = dot(dA, b_k, PRECISION), dot(tl.trans(dA), b_q, PRECISION)
+    xq, xk, total = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((BK,), tl.float32)
+    for j in range(V//BV):
+        d = (j*BV + tl.arange(0, BV))[None, :]
+        b_h, b_dh = tl.load(h + state + d), tl.load(dh + state + d)
+        xq = dot(tl.load(do + vo + d, mask=here, other=0.), tl.trans(b_h), PRECISION, xq)
+        xk = dot(tl.load(v + vo + d, mask=here, other=0.), tl.trans(b_dh), PRECISION, xk)
+        total += tl.sum(b_h.to(tl.float32)*b_dh, 1)
+    xq *= scale
+    if GATED:
+        xq *= P
+        xk *= S
+        total = tl.sum(b_k*xk, 0) + tl.sum(tl.where((t == 0)[:, None], P*S, 0.), 0)*total
+        own = tl.reshape(tl.sum(tl.where(near == 0, dB, 0.), 2), (C, 1))
+        b_dg = tl.cumsum(b_q*(b_dq + xq) - b_k*(b_dk + xk), 0, reverse=True) + total[None, :]
+        tl.store(dg + gk, b_dg, mask=here)
+        xq += own*b_k
+        xk += own*b_q
+    tl.store(dq + gk, (b_dq + xq).to(dq.dtype.element_ty), mask=here)
+    tl.store(dk + gk, (b_dk + xk).to(dk.dtype.element_ty), mask=here)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #f8b3ba10
 CHUNK, BLOCK = 64, 16  # tokens per chunk, and per diagonal block
@@ -251,8 +245,8 @@ OPTIONS = {  # (kernel, family of the chip, 128 channels?) -> (key block, value 
     ('states', 90, False): (64, 64, 8, 2), ('states', 90, True): (64, 128, 8, 2),
     ('chunk', 80, False): (64, 128, 8, 1), ('chunk', 80, True): (32, 128, 8, 1),
     ('chunk', 90, False): (64, 128, 8, 1), ('chunk', 90, True): (32, 128, 8, 1),
-    ('gradients', 80, False): (32, 128, 8, 1), ('gradients', 80, True): (32, 128, 8, 1),
-    ('gradients', 90, False): (32, 128, 8, 1), ('gradients', 90, True): (32, 128, 8, 1)}
+    ('gradients', 80, False): (16, 64, 8, 1), ('gradients', 80, True): (16, 64, 8, 1),
+    ('gradients', 90, False): (32, 64, 8, 1), ('gradients', 90, True): (32, 64, 8, 1)}
 KERNELS = (('states', 'forward', gla_states, 'states'), ('output', 'forward', gla_output, 'chunk'),
     ('dstates', 'backward', gla_dstates, 'states'), ('dvalues', 'backward', gla_dvalues, 'chunk'),
     ('gradients', 'backward', gla_gradients, 'gradients'))
@@ -271,13 +265,13 @@ def launches(
     rows = []
     for name, phase, kernel, kind in KERNELS:
         BK, BV, warps, stages = OPTIONS[kind, family(arch), max(K, V) > 64]
-        blocks = (K//min(K, BK))*(V//min(V, BV)) if kind == 'states' else 0
+        blocks = K//min(K, BK)*(V//min(V, BV) if kind == 'states' else 1) if kind != 'chunk' else 1
         consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, PRECISION=precision(dtype))
         consts = {n: x for n, x in consts.items() if n in kernel.arg_names}
         rows.append(dict(name=f"{'gla' if gated else 'linear_attn'}_{name}", phase=phase, kernel=kernel,
             signature={n: 'constexpr' if n in consts else types[n] for n in kernel.arg_names}, constexprs=consts,
             num_warps=warps, num_stages=stages,
-            programs=lambda B, T, H, blocks=blocks: B*H*(blocks or -(-T//CHUNK))))
+            programs=lambda B, T, H, blocks=blocks, scan=kind == 'states': B*H*blocks*(1 if scan else -(-T//CHUNK))))
     return rows
 
 # %% ../../../nbs/06b_triton_gla.ipynb #b1410664
@@ -311,7 +305,7 @@ class _GLA(torch.autograd.Function):
         args = dict(q=q, k=k, g=k if g is None else g, do=do, dh=dh, scale=ctx.scale, H=H, HV=HV)
         launch(plan['dstates'], ctx.grid, first=dfirst, last=dlast.contiguous(), seqs=seqs, **{n: x for n, x in args.items() if n != 'k'})
         launch(plan['dvalues'], (len(chunks), HV), dv=dv, chunks=chunks, **args)
-        launch(plan['gradients'], (len(chunks), HV), v=v, h=h, dq=dq, dk=dk, dg=dk if g is None else dg, chunks=chunks, **args)
+        launch(plan['gradients'], (len(chunks), HV, K//plan['gradients']['constexprs']['BK']), v=v, h=h, dq=dq, dk=dk, dg=dk if g is None else dg, chunks=chunks, **args)
         if H != HV: dq, dk = (x.unflatten(2, (H, -1)).sum(3).to(q.dtype) for x in (dq, dk))
         return dq, dk, dv, dg, dfirst, None, None
 

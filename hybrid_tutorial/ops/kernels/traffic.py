@@ -11,7 +11,7 @@ import importlib, importlib.util, itertools, math, random, re, sys
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from .aot import (CHIPS, KERNELS, PEERS, HEADS, TOKENS, Recorder, _fla_package, _pooled, _source, case)
+from .aot import KERNELS, OURS, PEERS, Recorder, _fla_package, _pooled, _source, case, our_launches
 
 # %% ../../../nbs/06h_traffic.ipynb #ec8cae32
 def ttir(
@@ -153,6 +153,9 @@ class Walk:
         op = None
         for op in region.ops:
             if op.name in ('tt.load', 'tt.store', 'tt.atomic_rmw', 'tt.atomic_cas', 'tt.descriptor_load', 'tt.descriptor_store', 'tt.descriptor_reduce'): self.access(op, env, times)
+            elif op.name == 'tt.dot':
+                a, out = op.type.split(' * ')[0], op.type.split('->')[-1]
+                self.count['product', 'flops'] = self.count.get(('product', 'flops'), 0)+2*times*math.prod(_shape(out))*_shape(a)[-1]
             elif op.name == 'scf.for': self.loop(op, env, times)
             elif op.name == 'scf.if':
                 c = self.get(op.operands[0], env)
@@ -169,7 +172,7 @@ class Walk:
         "Where only the data decides: the way that moves less"
         totals, kept = [], dict(self.count)
         for way in ways:
-            self.count = {}; way(); totals.append(sum(self.count.values()))
+            self.count = {}; way(); totals.append(sum(n for (_, what), n in self.count.items() if what != 'flops'))
         self.count = kept
         return totals.index(min(totals))
 
@@ -285,7 +288,7 @@ def launch_traffic(
     launch:dict, # From a `Recorder`: with its grid and the values of its arguments
     arch:int=90, # Compute capability
     sample:int=64, # Programs to walk through, at most
-)->dict: # Bytes loaded and stored by all programs, and the least that a perfect cache would need
+)->dict: # Bytes loaded and stored by all programs, the least that a perfect cache would need, operations in matrix products
     "Count what a launch moves"
     args, blocks = parse(ttir(launch, arch))
     names = [n for n, kind in launch['signature'].items() if kind != 'constexpr']
@@ -298,8 +301,9 @@ def launch_traffic(
     for pid in chosen:
         for key, n in walk.program(pid).items(): total[key] = total.get(key, 0)+n*len(programs)/len(chosen)
     of = lambda what: sum(n for (_, w), n in total.items() if w == what)
-    least = sum(min(n, tensors[a].numel()*tensors[a].element_size()) if isinstance(tensors.get(a), torch.Tensor) else n for (a, _), n in total.items())
-    return dict(load=of('load'), store=of('store'), least=least)
+    once = lambda a, n: min(n, tensors[a].numel()*tensors[a].element_size()) if isinstance(tensors.get(a), torch.Tensor) else n
+    least = sum(once(a, n) for (a, what), n in total.items() if what != 'flops')
+    return dict(load=of('load'), store=of('store'), least=least, flops=of('flops'))
 
 def _argument(x):
     "How an argument of a launch enters the walk"
@@ -391,8 +395,18 @@ def _traffic_rows(spec):
             load, store, least = (sum(p[k] for p in parts) for k in ('load', 'store', 'least'))
             rows.append(dict(operator=operator, phase=phase, implementation=spec['implementation'], K=K, V=V, dtype=dtype, arch=arch, kernels=len(parts),
                 load=load/per, store=store/per, torch=between.bytes/per, bytes=(load+store+between.bytes)/per, least=(least+between.least)/per,
-                parts={f"{n} {p['kernel']}": round((p['load']+p['store'])/per, 1) for n, p in enumerate(parts, 1)}))
+                flops=sum(p['flops'] for p in parts)/per, unlisted=[] if fla else _unlisted(launches, K, V, dtype, arch),
+                parts=[dict(kernel=p['kernel'], bytes=(p['load']+p['store'])/per, least=p['least']/per, flops=p['flops']/per) for p in parts]))
     return rows
+
+def _unlisted(launches, K, V, dtype, arch):
+    "Launches of ours that no table of launches names: they would run with options that nobody has looked at"
+    table = [e for m in OURS for e in our_launches(m, K, V, dtype, arch)]
+    def listed(l):
+        consts = {l['kernel'].arg_names[k[0]]: v for k, v in l['constexprs'].items()}
+        return any(e['kernel'] is l['kernel'] and (e['num_warps'], e['num_stages']) == (l['num_warps'], l['num_stages'])
+                   and all(consts.get(n) == v for n, v in e['constexprs'].items()) for e in table)
+    return [l['name'] for l in launches if not listed(l)]
 
 def tokens(
     operator:str, # A key of `PEERS`
