@@ -25,7 +25,7 @@ def at(r): return f"{r['kernel']} sm_{r['arch']} K={r['K']}"
 
 
 def test_every_kernel_compiles(ours):
-    assert {(r['operator'], r['arch'], r['K']) for r in ours} == {(o, a, K) for o in ('gla', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl') for a in ARCHS for K, _ in WIDTHS}
+    assert {(r['operator'], r['arch'], r['K']) for r in ours} == {(o, a, K) for o in ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl') for a in ARCHS for K, _ in WIDTHS}
     assert {r['phase'] for r in ours} == {'forward', 'backward', 'decode'} and all(KEYS <= set(r) for r in ours)
     assert not [f"{at(r)}: {r['error']}" for r in ours if r.get('error')]
 

@@ -203,7 +203,9 @@ def run_recorded(call, arguments, recorder):
 def our_launches(module, K, V, dtype, arch):
     "The table of launches of one of our modules; empty where the module does not exist yet"
     if importlib.util.find_spec(KERNELS+module) is None: return []
-    rows = importlib.import_module(KERNELS+module).launches(*((HEADS*K, WORDS) if module == 'loss' else (K, V)), dtype, arch)
+    launches = importlib.import_module(KERNELS+module).launches
+    rows = launches(*((HEADS*K, WORDS) if module == 'loss' else (K, V)), dtype, arch)
+    if module == 'gla': rows = rows + launches(K, V, dtype, arch, gated=False)
     return [dict(l, operator=_operator(module, l)) for l in rows]
 
 def _operator(module, launch):
