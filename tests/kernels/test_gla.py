@@ -64,7 +64,7 @@ def bursts(x): return torch.where(x > 1.5, -100., torch.where(x > 1, -30., -0.01
 
 
 @pytest.mark.parametrize('gate', [strongest, bursts, lambda x: x*0, lambda x: x.abs()*-200], ids=['strongest', 'bursts', 'none', 'wild'])
-def test_gates(gate): compare(triton_gla, chunk_gla, inputs(130, gate=gate), dg_tol=1e-4)
+def test_gates(gate): compare(triton_gla, chunk_gla, inputs(80, gate=gate), dg_tol=1e-4)
 
 
 def test_a_gate_of_minus_infinity_forgets():
