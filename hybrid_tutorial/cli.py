@@ -162,7 +162,6 @@ def print_json(
     out.write(json.dumps(rows)+'\n'); out.flush()
 
 def cmd_bench(args):
-    if args.aot and args.what != 'kernels': raise ConfigError("--aot goes with `bench kernels`")
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr if args.json else out):  # libraries may print; the list stays alone
         rows = dict(ops=bench_operators, kernels=bench_gpu_kernels)[args.what](args)
@@ -208,12 +207,20 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     c = command('generate', cmd_generate, 'let a model continue a text, or answer with --chat')
     c.add_argument('model'); c.add_argument('prompt'); c.add_argument('--chat', action='store_true', help='use the chat template')
     c.add_argument('--tokens', type=int, default=80, help='to generate at most (default: 80)'); c.add_argument('--temperature', type=float, default=0., help='0 is greedy (default)'); c.add_argument('--seed', type=int, default=0)
-    c = command('bench', cmd_bench, 'speed against named peers, paired in one run'); c.add_argument('what', choices=['ops', 'kernels'])
+    kinds = command('bench', cmd_bench, 'speed and quality against named peers, paired in one run').add_subparsers(dest='what', required=True, metavar='WHAT')
+    def bench(what, text):
+        c = kinds.add_parser(what, help=text, description=text); c.set_defaults(fn=cmd_bench); return c
+    c = bench('ops', 'operators on this machine, about 8 minutes on 2 CPU cores')
     c.add_argument('--json', action='store_true', help='print one JSON list of rows, and nothing else, to stdout')
-    c.add_argument('--aot', action='store_true', help='kernels: compile them ahead of time instead of timing them; needs no GPU')
+    c = bench('kernels', 'Triton kernels: on a GPU against fla and softmax attention; with --aot compiled without one')
+    c.add_argument('--json', action='store_true', help='print one JSON list of rows, and nothing else, to stdout')
+    c.add_argument('--aot', action='store_true', help='compile them ahead of time instead of timing them; needs no GPU')
     c.add_argument('--archs', default='80,90', metavar='A,B', help='--aot: compute capabilities (default: 80,90)')
     c.add_argument('--no-peers', action='store_true', help="--aot: only our kernels, not fla's")
     c.add_argument('--all-configs', action='store_true', help="--aot: every configuration of fla's autotuned kernels, not the first and the last (slow)")
+    from hybrid_tutorial.training.bench import bench_transfer_cli, transfer_arguments
+    c = transfer_arguments(kinds.add_parser('transfer', help='official and own student designs, error and KL against tokens; resumable', description='official and own student designs, error and KL against tokens; resumable'))
+    c.set_defaults(fn=bench_transfer_cli)
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')
     return p
 

@@ -50,7 +50,7 @@ def test_command_prints_one_list(ours, capfd):
 
 def test_command_without_gpu(capsys):
     if torch.cuda.is_available(): pytest.skip('there is a GPU')
-    assert main(['bench', 'kernels']) == 2 and main(['bench', 'ops', '--aot']) == 2
+    assert main(['bench', 'kernels']) == 2
     said = capsys.readouterr()
     assert 'no GPU' in said.err and '--aot' in said.err and said.out == ''
 

@@ -73,7 +73,9 @@ def describe(model)->dict:
     "Size of a model and the kinds of its layers"
     kinds = layer_kinds(model) if getattr(model, 'config', None) is not None else []
     params = {p.data_ptr(): p.numel() for p in model.parameters()}
-    return dict(parameters=sum(params.values()), layers=len(kinds), keep=[i for i, k in enumerate(kinds) if k != 'linear_attention'])
+    kept = getattr(model.config, 'keep', None) if kinds else []
+    if kept is None: kept = [i for i, k in enumerate(kinds) if k != 'linear_attention']
+    return dict(parameters=sum(params.values()), layers=len(kinds), keep=list(kept))
 
 # %% ../../nbs/43_suite.ipynb #663c116b
 def evaluate(

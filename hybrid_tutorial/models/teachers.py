@@ -171,7 +171,7 @@ def _convert_member(archive, row, folder):
 
 # %% ../../nbs/10_teachers.ipynb #dc54b772
 PARTS = ('q_proj', 'k_proj', 'v_proj', 'o_proj')
-SUPPORTED = 'Llama, SmolLM2, SmolLM3, Mistral, Qwen2, Qwen3, OLMo-2, Granite'
+SUPPORTED = 'Llama, SmolLM2, SmolLM3, Mistral, Qwen2, Qwen3, OLMo-2, Granite, Gemma-3'
 
 def check_architecture(
     config, # A transformers config
