@@ -31,36 +31,6 @@ def _climb(P, S, right, h: tl.constexpr, C: tl.constexpr, W: tl.constexpr):
     X = _sibling(P*S, h, C, W)
     return tl.where(right, P*X, P), tl.where(right, S, S*X)
 
-# %% ../../../nbs/06b_triton_gla.ipynb #1efed22f
-@triton.jit
-def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
-    i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
-    hv, t = i % HV, tl.arange(0, C)
-    seqs += i//HV*3
-    start, end, row = tl.load(seqs).to(tl.int64), tl.load(seqs+1), tl.load(seqs+2)
-    length = end - start.to(tl.int32)
-    k += (start*H + hv//(HV//H))*K
-    v += (start*HV + hv)*V
-    g += (start*HV + hv)*K
-    block = c[:, None]*V + d[None, :]
-    h += (row.to(tl.int64)*HV + hv)*K*V + block
-    S = tl.load(first + i.to(tl.int64)*K*V + block)
-    for n in range(tl.cdiv(length, C)):
-        tl.store(h, S.to(h.dtype.element_ty))
-        u = n*C + t
-        b_k = tl.load(k + u[:, None]*(H*K) + c[None, :], mask=(u < length)[:, None], other=0.)
-        b_v = tl.load(v + u[:, None]*(HV*V) + d[None, :], mask=(u < length)[:, None], other=0.)
-        if GATED:
-            later = (t < C-1) & (u+1 < length)
-            tail = tl.load(g + (u+1)[:, None]*(HV*K) + c[None, :], mask=later[:, None], other=0.)
-            head = tl.load(g + n*C*(HV*K) + c)
-            S *= tl.exp(head + tl.sum(tail, 0))[:, None]
-            b_k = (b_k*tl.exp(tl.cumsum(tail, 0, reverse=True))).to(b_v.dtype)
-        S = dot(tl.trans(b_k), b_v, PRECISION, S)
-        h += HV*K*V
-    tl.store(last + i.to(tl.int64)*K*V + block, S)
-
 # %% ../../../nbs/06b_triton_gla.ipynb #77d0213a
 @triton.jit
 def _squares(a, b, D: tl.constexpr, PRECISION: tl.constexpr):
@@ -91,6 +61,36 @@ def _scores(q, k, g, A, B, PRECISION: tl.constexpr):
         else: A += tl.where((far >> r == 1) & right, dot(m, tl.trans(m), PRECISION), 0.)
         P, S = _climb(P, S, right, 2**r, C, q.shape[1])
     return A, B, P, S
+
+# %% ../../../nbs/06b_triton_gla.ipynb #1efed22f
+@triton.jit
+def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+    i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
+    hv, t = i % HV, tl.arange(0, C)
+    seqs += i//HV*3
+    start, end, row = tl.load(seqs).to(tl.int64), tl.load(seqs+1), tl.load(seqs+2)
+    length = end - start.to(tl.int32)
+    k += (start*H + hv//(HV//H))*K
+    v += (start*HV + hv)*V
+    g += (start*HV + hv)*K
+    block = c[:, None]*V + d[None, :]
+    h += (row.to(tl.int64)*HV + hv)*K*V + block
+    S = tl.load(first + i.to(tl.int64)*K*V + block)
+    for n in range(tl.cdiv(length, C)):
+        tl.store(h, S.to(h.dtype.element_ty))
+        u = n*C + t
+        b_k = tl.load(k + u[:, None]*(H*K) + c[None, :], mask=(u < length)[:, None], other=0.)
+        b_v = tl.load(v + u[:, None]*(HV*V) + d[None, :], mask=(u < length)[:, None], other=0.)
+        if GATED:
+            later = (t < C-1) & (u+1 < length)
+            tail = tl.load(g + (u+1)[:, None]*(HV*K) + c[None, :], mask=later[:, None], other=0.)
+            head = tl.load(g + n*C*(HV*K) + c)
+            S *= tl.exp(head + tl.sum(tail, 0))[:, None]
+            b_k = (b_k*tl.exp(tl.cumsum(tail, 0, reverse=True))).to(b_v.dtype)
+        S = dot(tl.trans(b_k), b_v, PRECISION, S)
+        h += HV*K*V
+    tl.store(last + i.to(tl.int64)*K*V + block, S)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #8dcb6af2
 @triton.jit
@@ -244,9 +244,9 @@ OPTIONS = {  # (kernel, family of the chip, 128 channels?) -> (key block, value 
     ('states', 80, False): (64, 64, 8, 2), ('states', 80, True): (64, 128, 8, 2),
     ('states', 90, False): (64, 64, 8, 2), ('states', 90, True): (64, 128, 8, 2),
     ('chunk', 80, False): (64, 128, 8, 1), ('chunk', 80, True): (32, 128, 8, 1),
-    ('chunk', 90, False): (64, 128, 8, 1), ('chunk', 90, True): (32, 128, 8, 1),
+    ('chunk', 90, False): (32, 128, 8, 1), ('chunk', 90, True): (32, 128, 8, 1),
     ('gradients', 80, False): (16, 64, 8, 1), ('gradients', 80, True): (16, 64, 8, 1),
-    ('gradients', 90, False): (32, 64, 8, 1), ('gradients', 90, True): (32, 64, 8, 1)}
+    ('gradients', 90, False): (32, 64, 8, 1), ('gradients', 90, True): (32, 128, 8, 1)}
 KERNELS = (('states', 'forward', gla_states, 'states'), ('output', 'forward', gla_output, 'chunk'),
     ('dstates', 'backward', gla_dstates, 'states'), ('dvalues', 'backward', gla_dvalues, 'chunk'),
     ('gradients', 'backward', gla_gradients, 'gradients'))
