@@ -65,7 +65,7 @@ def _scores(q, k, g, A, B, PRECISION: tl.constexpr):
 # %% ../../../nbs/06b_triton_gla.ipynb #1efed22f
 @triton.jit
 def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr, PRECISION: tl.constexpr):
     i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
     hv, t = i % HV, tl.arange(0, C)
     seqs += i//HV*3
@@ -76,7 +76,7 @@ def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.cons
     g += (start*HV + hv)*K
     block = c[:, None]*V + d[None, :]
     h += (row.to(tl.int64)*HV + hv)*K*V + block
-    S = tl.load(first + i.to(tl.int64)*K*V + block)
+    S = tl.load(first + i.to(tl.int64)*K*V + block) if STATE else tl.zeros((BK, BV), tl.float32)
     for n in range(tl.cdiv(length, C)):
         tl.store(h, S.to(h.dtype.element_ty))
         u = n*C + t
@@ -90,7 +90,7 @@ def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.cons
             b_k = (b_k*tl.exp(tl.cumsum(tail, 0, reverse=True))).to(b_v.dtype)
         S = dot(tl.trans(b_k), b_v, PRECISION, S)
         h += HV*K*V
-    tl.store(last + i.to(tl.int64)*K*V + block, S)
+    if STATE: tl.store(last + i.to(tl.int64)*K*V + block, S)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #8dcb6af2
 @triton.jit
@@ -124,7 +124,7 @@ def gla_output(q, k, v, g, h, o, chunks, scale, H, HV, K: tl.constexpr, V: tl.co
 # %% ../../../nbs/06b_triton_gla.ipynb #03f71205
 @triton.jit
 def gla_dstates(q, do, g, dh, first, last, seqs, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr, PRECISION: tl.constexpr):
     "Gradient of the state after every chunk, from the last chunk to the first"
     i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
     hv, t = i % HV, tl.arange(0, C)
@@ -137,7 +137,7 @@ def gla_dstates(q, do, g, dh, first, last, seqs, scale, H, HV, K: tl.constexpr, 
     g += (start*HV + hv)*K
     block = c[:, None]*V + d[None, :]
     dh += ((row + chunks - 1).to(tl.int64)*HV + hv)*K*V + block
-    S = tl.load(last + i.to(tl.int64)*K*V + block)
+    S = tl.load(last + i.to(tl.int64)*K*V + block) if STATE else tl.zeros((BK, BV), tl.float32)
     for m in range(chunks):
         tl.store(dh, S.to(dh.dtype.element_ty))
         u = (chunks-1-m)*C + t
@@ -150,7 +150,7 @@ def gla_dstates(q, do, g, dh, first, last, seqs, scale, H, HV, K: tl.constexpr, 
             b_q = b_q*tl.exp(tl.cumsum(b_g, 0))
         S = dot(tl.trans(b_q.to(b_do.dtype)), b_do, PRECISION, S)
         dh -= HV*K*V
-    tl.store(first + i.to(tl.int64)*K*V + block, S)
+    if STATE: tl.store(first + i.to(tl.int64)*K*V + block, S)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #a3352877
 @triton.jit
@@ -257,17 +257,19 @@ def launches(
     dtype:str='bf16', # Of queries, keys and values
     arch:int=90, # Compute capability
     gated:bool=True, # With decays; else linear attention
+    state:bool=True, # A first state is given or the last one wanted
 )->list: # One dict per launch, forward then backward
     "Every kernel of one forward and backward pass with the options it is launched with"
     half = {n: f'*{dtype}' for n in 'q k v h o do dh dq dk dv'.split()}
     types = half | dict(g='*fp32', dg='*fp32', first='*fp32', last='*fp32', seqs='*i32', chunks='*i32', scale='fp32', H='i32', HV='i32')
     if not gated: types.update(g=half['k'], dg=half['k'])  # never read or written
+    if not state: types.update(first=half['h'], last=half['h'])
     rows = []
     for name, phase, kernel, kind in KERNELS:
         BK, BV, warps, stages = OPTIONS[kind, family(arch), max(K, V) > 64]
         if dtype == 'fp32': BK, BV = max(16, BK//2), max(16, BV//2)  # numbers of twice the width
         blocks = K//min(K, BK)*(V//min(V, BV) if kind == 'states' else 1) if kind != 'chunk' else 1
-        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, PRECISION=precision(dtype))
+        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, STATE=state, PRECISION=precision(dtype))
         consts = {n: x for n, x in consts.items() if n in kernel.arg_names}
         rows.append(dict(name=f"{'gla' if gated else 'linear_attn'}_{name}", phase=phase, kernel=kernel,
             signature={n: 'constexpr' if n in consts else types[n] for n in kernel.arg_names}, constexprs=consts,
@@ -277,23 +279,23 @@ def launches(
 
 # %% ../../../nbs/06b_triton_gla.ipynb #b1410664
 @lru_cache
-def _plan(K, V, dtype, arch, gated):
-    return {row['name'].split('_')[-1]: row for row in launches(K, V, dtype, arch, gated)}
+def _plan(*options): return {row['name'].split('_')[-1]: row for row in launches(*options)}
 
 class _GLA(torch.autograd.Function):
     "Two launches forward, three backward; keeps its inputs and the state of every chunk"
     @staticmethod
-    def forward(ctx, q, k, v, g, first, scale, tables):
+    def forward(ctx, q, k, v, g, first, want, scale, tables):
         (_, _, H, K), (HV, V), (chunks, seqs) = q.shape, v.shape[2:], tables
-        plan = _plan(K, V, DTYPES[v.dtype], arch_of(v.device), g is not None)
-        first = first.contiguous()
-        h, o, last = v.new_empty(len(chunks), HV, K, V), torch.empty_like(v), torch.empty_like(first)
+        plan = _plan(K, V, DTYPES[v.dtype], arch_of(v.device), g is not None, first is not None or want)
+        h, o, last = v.new_empty(len(chunks), HV, K, V), torch.empty_like(v), None
+        if first is not None or want: last = v.new_empty(len(seqs), HV, K, V, dtype=torch.float32)
+        if want and first is None: first = torch.zeros_like(last)
         args, step = dict(q=q, k=k, v=v, g=k if g is None else g, h=h, H=H, HV=HV), plan['states']
         grid = (len(seqs)*HV, K//step['constexprs']['BK'], V//step['constexprs']['BV'])
-        launch(step, grid, first=first, last=last, seqs=seqs, **{n: x for n, x in args.items() if n != 'q'})
+        launch(step, grid, first=h if first is None else first.contiguous(), last=h if last is None else last, seqs=seqs, **{n: x for n, x in args.items() if n != 'q'})
         launch(plan['output'], (len(chunks), HV), o=o, chunks=chunks, scale=scale, **args)
         ctx.save_for_backward(q, k, v, g, h, chunks, seqs)
-        ctx.plan, ctx.grid, ctx.scale, ctx.first = plan, grid, scale, first.shape
+        ctx.plan, ctx.grid, ctx.scale = plan, grid, scale
         return o, last
 
     @staticmethod
@@ -301,27 +303,28 @@ class _GLA(torch.autograd.Function):
     def backward(ctx, do, dlast):
         q, k, v, g, h, chunks, seqs = ctx.saved_tensors
         (B, T, H, K), HV, plan = q.shape, v.shape[2], ctx.plan
-        dh, dv, dfirst = torch.empty_like(h), torch.empty_like(v), dlast.new_empty(ctx.first)
+        dh, dv, dfirst = torch.empty_like(h), torch.empty_like(v), None if dlast is None else torch.empty_like(dlast)
         dq, dk = (q.new_empty(B, T, HV, K, dtype=q.dtype if H == HV else torch.float32) for _ in range(2))
         dg, do = None if g is None else torch.empty_like(g), do.contiguous()
         args = dict(q=q, k=k, g=k if g is None else g, do=do, dh=dh, scale=ctx.scale, H=H, HV=HV)
-        launch(plan['dstates'], ctx.grid, first=dfirst, last=dlast.contiguous(), seqs=seqs, **{n: x for n, x in args.items() if n != 'k'})
+        ends = (dh, dh) if dlast is None else (dfirst, dlast.contiguous())
+        launch(plan['dstates'], ctx.grid, first=ends[0], last=ends[1], seqs=seqs, **{n: x for n, x in args.items() if n != 'k'})
         launch(plan['dvalues'], (len(chunks), HV), dv=dv, chunks=chunks, **args)
         launch(plan['gradients'], (len(chunks), HV, K//plan['gradients']['constexprs']['BK']), v=v, h=h, dq=dq, dk=dk, dg=dk if g is None else dg, chunks=chunks, **args)
         if H != HV: dq, dk = (x.unflatten(2, (H, -1)).sum(3).to(q.dtype) for x in (dq, dk))
-        return dq, dk, dv, dg, dfirst, None, None
+        return dq, dk, dv, dg, dfirst if ctx.needs_input_grad[4] else None, None, None, None
 
-# %% ../../../nbs/06b_triton_gla.ipynb #646b15f2
-def _run(q, k, v, g, initial_state, scale, cu_seqlens):
+# %% ../../../nbs/06b_triton_gla.ipynb #e8dce43b
+def _run(q, k, v, g, initial_state, want, scale, cu_seqlens):
     "Check, pad, launch, cut"
     (B, T, H, K), (HV, V) = q.shape, v.shape[2:]
-    S = first_state(initial_state, (count_sequences(q, cu_seqlens), HV, K, V), q)
+    S = None if initial_state is None else first_state(initial_state, (count_sequences(q, cu_seqlens), HV, K, V), q)
     dtype, (w, x) = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype), (width_of(K), width_of(V))
     expect_kernel_input(q, k, v)
     tables = chunk_table(cu_seqlens, T, B, CHUNK, v.device)
     o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, x))), None if g is None else padded(g.float(), w),
-        S if (w, x) == (K, V) else F.pad(S, (0, x-V, 0, w-K)), K**-0.5 if scale is None else float(scale), tables)
-    return o[..., :V].to(v.dtype), S[..., :K, :V]
+        S if S is None or (w, x) == (K, V) else F.pad(S, (0, x-V, 0, w-K)), want, K**-0.5 if scale is None else float(scale), tables)
+    return o[..., :V].to(v.dtype), S[..., :K, :V] if want else None
 
 def triton_gla(
     q:Tensor, # Queries `(B, T, H, K)`
@@ -338,8 +341,7 @@ def triton_gla(
     "Gated linear attention by Triton kernels"
     if v.shape[2] % q.shape[2]: raise ShapeError(f"{v.shape[2]} value heads are not a multiple of {q.shape[2]} query heads")
     expect_shape(k=(k, q.shape), v=(v, (*q.shape[:2], *v.shape[2:])), g=(g, (*v.shape[:3], q.shape[3])))
-    o, S = _run(q, k, v, g, initial_state, scale, cu_seqlens)
-    return o, S if output_final_state else None
+    return _run(q, k, v, g, initial_state, output_final_state, scale, cu_seqlens)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #ff854ce5
 def triton_linear_attn(
@@ -359,6 +361,6 @@ def triton_linear_attn(
     dtype, (q, k, v) = v.dtype, mapped(q, k, v, feature_map, normalize)
     S, V = initial_state, v.shape[3]
     parts = ((0, V-1), (V-1, V)) if normalize else ((0, V),)  # the column of ones is a value of its own width
-    outs = [_run(q, k, v[..., a:b], None, None if S is None else S[..., a:b], scale, cu_seqlens) for a, b in parts]
-    o, S = (torch.cat(xs, -1) for xs in zip(*outs)) if normalize else outs[0]
-    return divided(o, dtype, normalize), S if output_final_state else None
+    outs = [_run(q, k, v[..., a:b], None, None if S is None else S[..., a:b], output_final_state, scale, cu_seqlens) for a, b in parts]
+    o, S = (torch.cat(xs, -1) if xs[0] is not None else None for xs in zip(*outs)) if normalize else outs[0]
+    return divided(o, dtype, normalize), S
