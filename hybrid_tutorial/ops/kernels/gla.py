@@ -8,7 +8,7 @@ __all__ = ['CHUNK', 'BLOCK', 'OPTIONS', 'KERNELS', 'gla_states', 'gla_output', '
 
 # %% ../../../nbs/06b_triton_gla.ipynb #c780b429
 from functools import lru_cache
-import torch
+import torch, torch.nn.functional as F
 import triton, triton.language as tl
 from torch import Tensor
 from ...core import ShapeError
@@ -265,6 +265,7 @@ def launches(
     rows = []
     for name, phase, kernel, kind in KERNELS:
         BK, BV, warps, stages = OPTIONS[kind, family(arch), max(K, V) > 64]
+        if dtype == 'fp32': BK, BV = max(16, BK//2), max(16, BV//2)  # numbers of twice the width
         blocks = K//min(K, BK)*(V//min(V, BV) if kind == 'states' else 1) if kind != 'chunk' else 1
         consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, PRECISION=precision(dtype))
         consts = {n: x for n, x in consts.items() if n in kernel.arg_names}
@@ -285,6 +286,7 @@ class _GLA(torch.autograd.Function):
     def forward(ctx, q, k, v, g, first, scale, tables):
         (_, _, H, K), (HV, V), (chunks, seqs) = q.shape, v.shape[2:], tables
         plan = _plan(K, V, DTYPES[v.dtype], arch_of(v.device), g is not None)
+        first = first.contiguous()
         h, o, last = v.new_empty(len(chunks), HV, K, V), torch.empty_like(v), torch.empty_like(first)
         args, step = dict(q=q, k=k, v=v, g=k if g is None else g, h=h, H=H, HV=HV), plan['states']
         grid = (len(seqs)*HV, K//step['constexprs']['BK'], V//step['constexprs']['BV'])
@@ -318,7 +320,7 @@ def _run(q, k, v, g, initial_state, scale, cu_seqlens):
     expect_kernel_input(q, k, v)
     tables = chunk_table(cu_seqlens, T, B, CHUNK, v.device)
     o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, x))), None if g is None else padded(g.float(), w),
-        padded(padded(S, x).mT, w).mT.contiguous(), K**-0.5 if scale is None else float(scale), tables)
+        S if (w, x) == (K, V) else F.pad(S, (0, x-V, 0, w-K)), K**-0.5 if scale is None else float(scale), tables)
     return o[..., :V].to(v.dtype), S[..., :K, :V]
 
 def triton_gla(
@@ -358,5 +360,5 @@ def triton_linear_attn(
     S, V = initial_state, v.shape[3]
     parts = ((0, V-1), (V-1, V)) if normalize else ((0, V),)  # the column of ones is a value of its own width
     outs = [_run(q, k, v[..., a:b], None, None if S is None else S[..., a:b], scale, cu_seqlens) for a, b in parts]
-    o, S = (torch.cat(xs, -1) for xs in zip(*outs))
+    o, S = (torch.cat(xs, -1) for xs in zip(*outs)) if normalize else outs[0]
     return divided(o, dtype, normalize), S if output_final_state else None
