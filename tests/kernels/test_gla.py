@@ -119,3 +119,17 @@ def test_refusals():
     with pytest.raises(ShapeError, match='rise'): triton_gla(q, k, v, g, cu_seqlens=torch.tensor([0, 4]))
     with pytest.raises(ShapeError, match='batch size'): triton_gla(*(x.repeat(2, 1, 1, 1) for x in (q, k, v, g)), cu_seqlens=torch.tensor([0, 5]))
     with pytest.raises(ShapeError, match='initial_state'): triton_gla(q, k, v, g, initial_state=torch.zeros(1, 1, 32, 31))
+
+
+@pytest.mark.parametrize('first, last', [(False, False), (True, False), (False, True)])
+def test_states_may_be_left_out(first, last):
+    "without a first state it is zero; without a last one the output and the gradients are the same"
+    got, want = [], []
+    for f, dtype, out in ((triton_gla, torch.float32, got), (chunk_gla, torch.float64, want)):
+        a = {n: x.to(dtype).requires_grad_() for n, x in inputs(70).items()}
+        S = a.pop('S') if first else None
+        o, end = f(*(a[n] for n in 'qkvg'), initial_state=S, output_final_state=last)
+        assert (end is None) == (not last)
+        loss = (o*o.detach()).sum() + (0 if end is None else (end*end.detach()).sum())
+        out += [o, *torch.autograd.grad(loss, [*(a[n] for n in 'qkvg'), *([S] if first else [])])]
+    for x, y in zip(got, want): assert_close(x, y, 2e-5)
