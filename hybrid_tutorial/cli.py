@@ -210,7 +210,7 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     kinds = command('bench', cmd_bench, 'speed and quality against named peers, paired in one run').add_subparsers(dest='what', required=True, metavar='WHAT')
     def bench(what, text):
         c = kinds.add_parser(what, help=text, description=text); c.set_defaults(fn=cmd_bench); return c
-    c = bench('ops', 'operators on this machine, about 8 minutes on 2 CPU cores')
+    c = bench('ops', 'operators on this machine, about 5 minutes on 2 CPU cores')
     c.add_argument('--json', action='store_true', help='print one JSON list of rows, and nothing else, to stdout')
     c = bench('kernels', 'Triton kernels: on a GPU against fla and softmax attention; with --aot compiled without one')
     c.add_argument('--json', action='store_true', help='print one JSON list of rows, and nothing else, to stdout')
