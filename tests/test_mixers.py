@@ -304,3 +304,24 @@ def test_align_helps(name, settings):
     plain = build_student(teacher, name, settings=settings, verbose=False)
     a, b = (layer_errors(m, teacher, [dict(input_ids=tokens(4, 32, seed=9))]) for m in (s, plain))
     assert sum(a.values()) < sum(b.values())
+
+
+def test_window_blocks_do_not_change_attention():
+    "a window wider than the text, and a single step, give what full blocks give"
+    r = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 9, 3, 8, generator=r, dtype=torch.float64) for _ in range(3))
+    s = (torch.einsum('bthk,bshk->bhts', q, k)*.3).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    for w in (1, 4, 9, 100_000):
+        near = s.masked_fill(torch.ones(9, 9).tril(-w).bool(), -torch.inf).softmax(-1)
+        want = torch.einsum('bhts,bshv->bthv', near, v)
+        assert_close(window_attention(q, k, v, w, scale=.3), want, 1e-12)
+        assert_close(window_attention(q[:, -1:], k, v, w, scale=.3), want[:, -1:], 1e-12)
+
+
+def test_bad_packing_and_settings_are_named():
+    from hybrid_tutorial.models.hybrid import packed_documents
+    with pytest.raises(ConfigError, match='cu_seqlens must be a tensor'): packed_documents(cu_seqlens=torch.tensor([]))
+    with pytest.raises(ConfigError, match='doc_ids must be a tensor'): packed_documents(doc_ids=[[0, 0, 1]])
+    from hybrid_tutorial.models.mixers import mixer_settings
+    with pytest.raises(ConfigError, match='at least 1'): mixer_settings('gla', dict(rank=-1))
+    with pytest.raises(ConfigError, match='unknown mixer'): mixer_settings(['gdn'])

@@ -164,3 +164,21 @@ def test_second_round_scores_the_better_half_in_company():
     assert not swaps[one.ranking[-1]]
     with pytest.raises(ConfigError): score_layers(student, teacher, [ids], rounds=3)
     with pytest.raises(ConfigError): score_layers(student, teacher, [ids], rounds=2, method='kl')
+
+
+def test_scores_of_a_mixer_that_carries_values():
+    "RWKV-7 blends in the first layer's values: the shortcut must give what the built hybrid gives"
+    teacher = tiny_teacher('llama', num_hidden_layers=3)
+    student = build_student(teacher, mixer='rwkv7')
+    ids = tokens(2, 12)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        want = teacher(ids).logits[:, :-1].log_softmax(-1)
+        def kl(m):
+            got = m(ids).logits[:, :-1].log_softmax(-1)
+            return float((want.exp()*(want-got)).sum(-1).mean())
+        for base, donor, built in ((teacher, student, lambda l: [i for i in range(3) if i != l]), (student, teacher, lambda l: [l])):
+            plain, swaps = swap_scores(base, donor, teacher, ids, mask, dtype='float32')
+            for l in range(3):
+                got, real = sum(swaps[l])/2, kl(build_hybrid(student, teacher, built(l)))
+                assert abs(got-real) < 1e-4*max(1, real), (l, got, real)

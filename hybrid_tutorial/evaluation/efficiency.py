@@ -39,6 +39,8 @@ def predicted_cache_bytes(
     groups = getattr(base, 'num_key_value_heads', None) or heads
     token = 2*groups*width*itemsize
     window = min(length, (getattr(base, 'sliding_window', None) or length+1) - 1)
+    if getattr(cfg, 'sliding_mixers', None) or getattr(cfg, 'mixer', None) in ('hedgehog', 'performer', 'rwkv6') and state_bytes is None:
+        raise ConfigError(f"no formula for the cache of mixer {cfg.mixer!r}")
     per_kind = dict(full_attention=token*length, sliding_attention=token*window,
                     linear_attention=heads*width*width*4 if state_bytes is None else state_bytes)
     kinds = layer_kinds(cfg)

@@ -106,6 +106,9 @@ class HybridCache(DynamicCache):
     @property
     def all_linear(self)->bool: return not any(isinstance(l, CacheLayerMixin) for l in self.layers)
     @property
+    def is_sliding(self)->list:          # masks are sized by the first full and the first True layer; a mixer is neither
+        return ['mixer' if self.hybrid_config.is_mixer(i) else getattr(l, 'is_sliding', False) for i, l in enumerate(self.layers)]
+    @property
     def is_compileable(self)->bool: return False     # else `generate` makes masks for a static cache
     def count_tokens(self, layer_idx:int, tokens:int):
         if layer_idx == self.first_linear: self.seen_tokens += tokens
@@ -189,6 +192,8 @@ def packed_documents(
     shape:tuple|None=None, # `(B, T)` of the input, to check against
 )->Tensor|None: # `(B, T)`, counted from 0 in each row, -1 where padded; None if nothing is packed
     "Document of each token"
+    for n, y, dims in (('doc_ids', doc_ids, 2), ('cu_seqlens', cu_seqlens, 1)):
+        if y is not None and (not isinstance(y, Tensor) or y.dim() != dims or not y.numel()): raise ConfigError(f"{n} must be a tensor of {dims} dimension{'s' if dims > 1 else ''} with at least one entry")
     if doc_ids is not None and cu_seqlens is not None: raise ConfigError("give doc_ids or cu_seqlens, not both")
     if cu_seqlens is not None:
         ends = cu_seqlens.tolist()
@@ -199,7 +204,7 @@ def packed_documents(
         doc_ids = F.pad((position_ids.diff(dim=-1) != 1).cumsum(-1), (1, 0))
         if not doc_ids.any(): return None
     doc_ids = F.pad((doc_ids.diff(dim=-1) != 0).cumsum(-1), (1, 0))
-    if shape is not None and position_ids is not None and len(doc_ids) == 1: doc_ids = doc_ids.expand(*shape)
+    if shape is not None and position_ids is not None and len(doc_ids) == 1 and doc_ids.shape[1] == shape[1]: doc_ids = doc_ids.expand(*shape)
     if shape is not None and doc_ids.shape != shape: raise ConfigError(f"the documents are given for {tuple(doc_ids.shape)} tokens, the input has {tuple(shape)}; cu_seqlens needs a batch of one row")
     return doc_ids if attention_mask is None else doc_ids.masked_fill(attention_mask == 0, -1)
 

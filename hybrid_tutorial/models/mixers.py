@@ -359,13 +359,15 @@ def mixer_settings(
     overrides:dict|None=None, # Settings that differ from the preset
 ):
     "The frozen settings of a mixer preset"
-    if name not in MIXERS: raise ConfigError(unknown('mixer', name, MIXERS))
+    if not isinstance(name, str) or name not in MIXERS: raise ConfigError(unknown('mixer', name, MIXERS))
     if not isinstance(overrides or {}, dict): raise ConfigError(f"mixer settings must be a dict, got {overrides!r}")
     base = MIXERS[name][1]
     known = [f.name for f in dataclasses.fields(base)]
     for key in overrides or {}:
         if key not in known: raise ConfigError(unknown(f'setting of mixer {name!r}', key, known))
         if type(overrides[key]) is not type(getattr(base, key)): raise ConfigError(f"setting {key} of mixer {name!r} must be {type(getattr(base, key)).__name__}, got {overrides[key]!r}")
+        if isinstance(overrides[key], float) and not math.isfinite(overrides[key]): raise ConfigError(f"setting {key} of mixer {name!r} must be finite, got {overrides[key]!r}")
+        if key in ('rank', 'shift_rank', 'decay_rank', 'features') and overrides[key] < 1: raise ConfigError(f"setting {key} of mixer {name!r} must be at least 1, got {overrides[key]}")
     return dataclasses.replace(base, **(overrides or {}))
 
 def make_mixer(
@@ -375,7 +377,8 @@ def make_mixer(
     overrides:dict|None=None, # Settings that differ from the preset
 )->Mixer: # With fresh weights
     "Build a mixer by name"
-    return MIXERS[name][0](shape, layer_idx, mixer_settings(name, overrides)) if name in MIXERS else mixer_settings(name)
+    settings = mixer_settings(name, overrides)
+    return MIXERS[name][0](shape, layer_idx, settings)
 
 def mixer_kind(
     name:str, # A key of `MIXERS`

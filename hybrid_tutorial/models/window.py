@@ -17,12 +17,14 @@ def bands(
     T:int, # Queries
     window:int, # `w`, the query's own position included
     fill=0, # Where there is no such position
-)->Tensor: # `(B, N, 2w-1, ...)`, the keys that each block of `w` queries can see
+    block:int|None=None, # `n`, queries per block; `w` if None
+)->Tensor: # `(B, N, n+w-1, ...)`, the keys that each block of `n` queries can see
     "Cut keys into overlapping blocks"
-    need, N = T+window-1, -(-T//window)
+    n = block or window
+    need, N = T+window-1, -(-T//n)
     x = x[:, -need:]
-    x = F.pad(x, (0, 0)*(x.dim()-2)+(need-x.shape[1], N*window-T), value=fill)
-    return x.unfold(1, 2*window-1, window).movedim(-1, 2)
+    x = F.pad(x, (0, 0)*(x.dim()-2)+(need-x.shape[1], N*n-T), value=fill)
+    return x.unfold(1, n+window-1, n).movedim(-1, 2)
 
 # %% ../../nbs/11b_window.ipynb #2d91ed2b
 def window_attention(
@@ -38,25 +40,27 @@ def window_attention(
     softcap:float|None=None, # Scores become `softcap*tanh(scores/softcap)`
 )->Tensor: # `(B, T, H, V)`
     "Softmax over the last `window` tokens, and over the sinks if there are any"
-    (B, T), J, w = q.shape[:2], k.shape[1], window
+    (B, T), J = q.shape[:2], k.shape[1]
+    w = min(window, J)                # nothing is further away than J-1
+    n = min(w, T)                     # queries per block: a single step is one row, not w
     squash = (lambda s: softcap*torch.tanh(s/softcap)) if softcap else (lambda s: s)
-    blocks = F.pad(q, (0, 0, 0, 0, 0, -T%w)).unflatten(1, (-1, w))
+    blocks = F.pad(q, (0, 0, 0, 0, 0, -T%n)).unflatten(1, (-1, n))
     seen = torch.ones(B, J, dtype=torch.bool, device=q.device) if valid is None else valid.bool()
-    a, b = torch.arange(w, device=q.device)[:, None], torch.arange(2*w-1, device=q.device)
-    mask = bands(seen, T, w)[:, :, None] & (a <= b) & (b < a+w)
+    a, b = torch.arange(n, device=q.device)[:, None], torch.arange(n+w-1, device=q.device)
+    mask = bands(seen, T, w, block=n)[:, :, None] & (a <= b) & (b < a+w)
     if docs is not None:
-        mine = F.pad(docs[:, J-T:], (0, -T%w), value=-1).unflatten(1, (-1, w))
-        mask = mask & (mine[..., None] == bands(docs, T, w, fill=-2)[:, :, None])
-    s = squash(torch.einsum('b n a h k, b n c h k -> b h n a c', blocks*scale, bands(k, T, w)).to(acc_dtype(q)))
+        mine = F.pad(docs[:, J-T:], (0, -T%n), value=-1).unflatten(1, (-1, n))
+        mask = mask & (mine[..., None] == bands(docs, T, w, fill=-2, block=n)[:, :, None])
+    s = squash(torch.einsum('b n a h k, b n c h k -> b h n a c', blocks*scale, bands(k, T, w, block=n)).to(acc_dtype(q)))
     s = s.masked_fill(~mask[:, None], -1e30)
-    vb = bands(v, T, w)
+    vb = bands(v, T, w, block=n)
     if sinks is None: return torch.einsum('b h n a c, b n c h v -> b n a h v', s.softmax(-1).to(v.dtype), vb).flatten(1, 2)[:, :T]
     sk, sv, look = sinks
     extra = squash(((q*scale)[:, :, None]*sk).sum(-1).to(acc_dtype(q))).masked_fill(~look[..., None], -1e30)   # (B, T, S, H)
-    cut = lambda x: F.pad(x, (0, 0)*(x.dim()-2)+(0, -T%w)).unflatten(1, (-1, w))
+    cut = lambda x: F.pad(x, (0, 0)*(x.dim()-2)+(0, -T%n)).unflatten(1, (-1, n))
     p = torch.cat([s, cut(extra).permute(0, 4, 1, 2, 3)], -1).softmax(-1).to(v.dtype)
-    near = torch.einsum('b h n a c, b n c h v -> b n a h v', p[..., :2*w-1], vb)
-    far = torch.einsum('b h n a s, b n a s h v -> b n a h v', p[..., 2*w-1:], cut(sv.expand(B, T, *sv.shape[2:])))
+    near = torch.einsum('b h n a c, b n c h v -> b n a h v', p[..., :n+w-1], vb)
+    far = torch.einsum('b h n a s, b n a s h v -> b n a h v', p[..., n+w-1:], cut(sv.expand(B, T, *sv.shape[2:])))
     return (near+far).flatten(1, 2)[:, :T]
 
 # %% ../../nbs/11b_window.ipynb #c773f043

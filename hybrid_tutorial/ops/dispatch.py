@@ -62,8 +62,9 @@ def _record_key(device, op, dtype):
     return '; '.join([str(device), op, str(dtype).removeprefix('torch.'), *(f'{k} {v}' for k, v in versions().items())])
 
 def _records():
-    try: return json.loads(_record_file().read_text())
+    try: found = json.loads(_record_file().read_text())
     except (OSError, ValueError): return {}
+    return found if isinstance(found, dict) else {}
 
 def remember(
     device:str, # Name of the GPU
@@ -72,12 +73,15 @@ def remember(
     seconds:dict, # Backend -> time of forward and backward
 ):
     "Write down what was measured"
-    with atomic_file(_record_file()) as tmp:
-        Path(tmp).write_text(json.dumps(_records() | {_record_key(device, op, dtype): seconds}, indent=1))
+    try:
+        with atomic_file(_record_file()) as tmp:
+            Path(tmp).write_text(json.dumps(_records() | {_record_key(device, op, dtype): seconds}, indent=1))
+    except (OSError, ConfigError) as e: warnings.warn(f"what was measured could not be kept ({e}); set HYBRID_TUTORIAL_CACHE to a folder you own", stacklevel=2)
 
 def remembered(device:str, op:str, dtype)->str: # "fla", "triton", or "" if nothing was measured with these versions
     "The backend that was faster on this device"
     seconds = _records().get(_record_key(device, op, dtype), {})
+    seconds = {b: t for b, t in seconds.items() if isinstance(t, (int, float))} if isinstance(seconds, dict) else {}
     return min(seconds, key=seconds.get) if seconds else ''
 
 # %% ../../nbs/05d_dispatch.ipynb #684d1bec
@@ -100,7 +104,7 @@ def candidates(
     if x.shape[-1] <= 128 and has_kernel(op): found.append('triton')
     capability = torch.cuda.get_device_capability(x.device)
     for backend in list(found):
-        why = known_bad(op, v['triton'], capability, backend, v.get('fla', '0'))
+        why = known_bad(op, v.get('triton', '0'), capability, backend, v.get('fla', '0'))
         if why: found.remove(backend); _say(f'not using fla: {why}')
     fastest = remembered(torch.cuda.get_device_name(x.device), op, x.dtype) if len(found) > 1 else ''
     return sorted(found, key=lambda b: b != fastest)

@@ -13,7 +13,7 @@ import triton, triton.language as tl
 from torch import Tensor
 from ...core import ShapeError
 
-# %% ../../../nbs/06_triton.ipynb #31bc2fe8
+# %% ../../../nbs/06_triton.ipynb #bc46dd3e
 @triton.jit
 def _probe(): pass
 
