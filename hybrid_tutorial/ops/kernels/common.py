@@ -12,6 +12,7 @@ import torch, torch.nn.functional as F
 import triton, triton.language as tl
 from torch import Tensor
 from ...core import ShapeError
+from ..layout import packed_ends
 
 # %% ../../../nbs/06_triton.ipynb #bc46dd3e
 @triton.jit
@@ -90,10 +91,7 @@ def chunk_table(
 )->tuple: # int32 tensors: chunks `(N, 4)` of (sequence, start, end, chunk), sequences `(S, 3)` of (start, end, first row)
     "Where every chunk lies when `(B, T)` is read as one row of tokens"
     if cu_seqlens is None: return _even_table(T, B, C, torch.device(device))
-    ends = [int(i) for i in cu_seqlens]
-    if B != 1: raise ShapeError(f"packed sequences need batch size 1, got {B}; flatten the batch into time first")
-    if ends[0] != 0 or ends[-1] != T or ends != sorted(ends): raise ShapeError(f"cu_seqlens must rise from 0 to T={T}, got {ends}")
-    return _tables(ends, C, device)
+    return _tables(packed_ends(cu_seqlens, B, T), C, device)
 
 def _tables(ends, C, device):
     chunks, seqs = [], []

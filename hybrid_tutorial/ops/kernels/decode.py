@@ -12,7 +12,7 @@ import functools, inspect
 import torch, triton, triton.language as tl
 from torch import Tensor
 from ...core import ConfigError, ShapeError
-from ..layout import count_sequences, expect_shape
+from ..layout import count_sequences, expect_shape, packed_ends
 from ..linear import divided, mapped
 from .common import arch_of, expect_kernel_input, launch, DTYPES
 
@@ -131,11 +131,7 @@ def _run(name, q, k, v, scale, initial_state, output_final_state, cu_seqlens, ch
 
 def _ends(cu_seqlens, B, T, device):
     "Borders of packed sequences as the kernel reads them"
-    if cu_seqlens is None: return None
-    ends = [int(i) for i in cu_seqlens]
-    if B != 1: raise ShapeError(f"packed sequences need batch size 1, got {B}; flatten the batch into time first")
-    if ends[0] != 0 or ends[-1] != T or ends != sorted(ends): raise ShapeError(f"cu_seqlens must rise from 0 to T={T}, got {ends}")
-    return torch.tensor(ends, dtype=torch.int32, device=device)
+    return None if cu_seqlens is None else torch.tensor(packed_ends(cu_seqlens, B, T), dtype=torch.int32, device=device)
 
 # %% ../../../nbs/06e_triton_decode.ipynb #49fcb553
 def triton_recurrent_gla(
