@@ -227,6 +227,20 @@ def test_bfloat16_products(monkeypatch):
     assert worst(run(form('gated_delta_rule', 'chunk'), xs, S), want) < 1e-5, "float32 inputs must not be rounded"
 
 
+@pytest.mark.parametrize('fast', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('op', OPS)
+def test_autocast(op, dtype, fast, monkeypatch):
+    "Inside autocast operators compute what they compute outside; plain autograd then rounds what it multiplies on the way back"
+    monkeypatch.setattr('hybrid_tutorial.ops.delta.cpu_has_fast_bf16', lambda: fast)
+    xs, S = case(op, T=130, dtype=dtype)
+    for kind in ('recurrent', 'chunk', 'parallel'):
+        want = run(form(op, kind), xs, S)
+        with torch.autocast('cpu', torch.bfloat16): got = run(form(op, kind), xs, S)
+        assert [g.dtype for g in got] == [w.dtype for w in want]
+        assert worst(got[:2], want[:2]) < 1e-6 and worst(got, want) < 0.04
+
+
 @pytest.mark.parametrize('op', OPS)
 def test_poisoned_memory(op, monkeypatch):
     "Fresh memory full of NaN must not show"

@@ -12,7 +12,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core import ShapeError, cpu_has_fast_bf16
 from .layout import (acc_dtype, to_chunks, put_chunks, from_chunks, over_sequences, first_state, count_sequences,
-    expect_shape, chunk_length, stretch_length, by_stretches)
+    expect_shape, chunk_length, stretch_length, by_stretches, backward_pass)
 from .gla import log_zero, all_pairs, DecayedScores, power_of_two
 
 # %% ../../nbs/04_delta_rule.ipynb #7a934d64
@@ -164,7 +164,7 @@ class ChunkGatedDeltaRule(torch.autograd.Function):
         return o[:, :T], S.unflatten(0, (B, HV)).clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @backward_pass
     def backward(ctx, do, dS):
         xs, C, n = ctx.saved_tensors, ctx.C, ctx.stretch
         B, T, HV = xs[2].shape[:3]
@@ -332,7 +332,7 @@ class UnitLowerInverse(torch.autograd.Function):
         ctx.save_for_backward(T)
         return T
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @backward_pass
     def backward(ctx, dT):
         T, = ctx.saved_tensors
         return -(T.mT @ dT @ T.mT).tril(-1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from ..core import ShapeError
 from .layout import (acc_dtype, to_chunks, from_chunks, over_sequences, first_state, count_sequences,
-    expect_shape, chunk_length, stretch_length, by_stretches)
+    expect_shape, chunk_length, stretch_length, by_stretches, backward_pass)
 
 # %% ../../nbs/03_gates_gla.ipynb #dac64e75
 def _check(q, k, v, g):
@@ -148,7 +148,7 @@ class DecayedScores(torch.autograd.Function):
         return P
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @backward_pass
     def backward(ctx, dP):
         R, E, W, G = ctx.saved_tensors
         r, w, dP, dR, dW = R.shape[2], W.shape[2], dP.contiguous(), torch.zeros_like(R), torch.zeros_like(W)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STRETCH', 'acc_dtype', 'to_chunks', 'put_chunks', 'from_chunks', 'packed_ends', 'over_sequences', 'first_state',
-           'count_sequences', 'expect_shape', 'chunk_length', 'stretch_length', 'by_stretches']
+           'count_sequences', 'expect_shape', 'chunk_length', 'stretch_length', 'backward_pass', 'by_stretches']
 
 # %% ../../nbs/01b_layout.ipynb #9adbc342
+import functools
 import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core import ShapeError
@@ -70,14 +71,15 @@ def over_sequences(
     S:Tensor, # Initial states, one per sequence
     cu_seqlens:Tensor=None, # Borders of packed sequences `(sequences+1,)`, then `B` must be 1
 )->tuple: # Output and final states
-    "Run an operator on a batch, or on each sequence of a packed batch"
-    if cu_seqlens is None: return f(tensors, S)
-    ends = packed_ends(cu_seqlens, *tensors[0].shape[:2])
-    runs, states = [], list(S.split(1))
-    for i, (a, b) in enumerate(zip(ends, ends[1:])):
-        if a == b: continue
-        o, states[i] = f(tuple(x[:, a:b] for x in tensors), states[i])
-        runs.append(o)
+    "Run an operator on a batch, or on each sequence of a packed batch; autocast is off inside, operators choose their own number format"
+    with torch.autocast(S.device.type, enabled=False):
+        if cu_seqlens is None: return f(tensors, S)
+        ends = packed_ends(cu_seqlens, *tensors[0].shape[:2])
+        runs, states = [], list(S.split(1))
+        for i, (a, b) in enumerate(zip(ends, ends[1:])):
+            if a == b: continue
+            o, states[i] = f(tuple(x[:, a:b] for x in tensors), states[i])
+            runs.append(o)
     return torch.cat(runs, 1), torch.cat(states, 0)
 
 def first_state(
@@ -125,6 +127,15 @@ def stretch_length(
     return C*max(1, STRETCH//(x.shape[0]*x.shape[2]*C*width))
 
 # %% ../../nbs/01b_layout.ipynb #8df209d3
+def backward_pass(
+    f, # `backward(ctx, *grads)` of an autograd function
+): # The same, differentiable once, and with autocast off
+    "A backward pass that runs as it is written, inside autocast too"
+    @functools.wraps(f)
+    def run(ctx, *grads):
+        with torch.autocast(grads[0].device.type, enabled=False): return f(ctx, *grads)
+    return torch.autograd.function.once_differentiable(run)
+
 class _Stretches(torch.autograd.Function):
     "Run `f` stretch by stretch; keep the states between stretches, recompute the rest in the backward pass"
     @staticmethod
@@ -138,7 +149,7 @@ class _Stretches(torch.autograd.Function):
         return torch.cat(outs, 1), S
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @backward_pass
     def backward(ctx, do, dS):
         xs, n = ctx.saved_tensors, ctx.n
         grads = [torch.empty_like(x) for x in xs]

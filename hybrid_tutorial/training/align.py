@@ -253,7 +253,7 @@ def align(
             if i not in mixers: return
             with torch.enable_grad():
                 l = alignment_loss(y, mixers[i](x, pos, carry=box)[0], loss)
-                l.backward()
+                with torch.autocast(device.type, enabled=False): l.backward()
             torch.nn.utils.clip_grad_norm_(mixers[i].parameters(), clip)
             losses.append(float(l.detach()))
         with torch.no_grad(), listen(teacher, visit), autocast(device, dtype): teacher.model(batch['input_ids'].to(device), use_cache=False)
