@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['START_DESIGNS', 'DESIGNS', 'BUDGETS', 'T_95', 'parse_design', 'attention_pairs', 'start_error', 'bench_start', 'Book',
-           'start_table', 'held_out_kl', 'spaced_layers', 'bench_cell', 'bench_transfer', 'over_seeds',
-           'tokens_to_reach', 'bench_table', 'plot_transfer', 'transfer_arguments', 'bench_transfer_cli']
+           'start_table', 'held_out_kl', 'spaced_layers', 'bench_cell', 'shuffled_batches', 'bench_transfer',
+           'over_seeds', 'tokens_to_reach', 'bench_table', 'plot_transfer', 'transfer_arguments', 'bench_transfer_cli']
 
 # %% ../../nbs/24_bench_transfer.ipynb #2f411d1f
 import json, math, os, shutil, time
@@ -19,7 +19,7 @@ from ..models.hybrid import HybridForCausalLM, build_hybrid, build_student, head
 from ..models.mixers import MIXERS, make_mixer, mixer_settings, read_shape
 from ..models.transfer import transfer
 from ..ops.loss import KLTarget
-from .align import add_up, align, attention_distances, calibrate, decays_from_teacher, features, layer_errors, listen, solve_mixer
+from .align import TeacherActivations, add_up, align, attention_distances, calibrate, decays_from_teacher, features, layer_errors, listen, solve_mixer
 from .loop import Metrics, autocast
 
 # %% ../../nbs/24_bench_transfer.ipynb #1fd20354
@@ -223,15 +223,16 @@ def bench_cell(
     calibrate_tokens:int=8192, # Of the budget, for designs that are not official
     keep=None, # Softmax layers of the hybrid; a quarter, evenly spaced, if None
     dtype:str='auto', # Autocast
+    activations=None, # Folder where the teacher's answers are kept for all cells; then speed is not compared with the teacher's
     folder=None, # Checkpoints of this cell
     show:bool|None=None, # Progress bar
 )->dict: # Numbers of this cell
     "Stage 1 of one design, measured"
     name, settings = parse_design(design)
     batches = lambda start, n: list(islice(corpus.batches(batch_size, seq_len, start=start) if hasattr(corpus, 'batches') else iter(corpus[start:]), n))
-    probe = batches(0, 2)
-    _forward_rate(teacher, probe[:1], dtype)                       # warm up
-    rates = [_forward_rate(teacher, probe, dtype)]
+    probe, source, rates = batches(0, 2), TeacherActivations(teacher, activations, dtype), []
+    def rate(): rates.append(_forward_rate(teacher, probe, dtype))
+    if activations is None: _forward_rate(teacher, probe[:1], dtype); rate()         # the first is to warm up
     began = time.time()
     student = build_student(teacher, name, settings=settings, seed=seed, verbose=False)
     per, closed, speed = probe[0]['input_ids'].numel(), 0 if name.endswith('-official') else min(calibrate_tokens, budget), None
@@ -239,22 +240,32 @@ def bench_cell(
     if budget and closed >= budget:                                # closed form only
         start = time.time()
         if getattr(next(iter(student.mixers.values())).settings, 'decay', '') == 'teacher': decays_from_teacher(student, teacher, probe[:1], dtype=dtype)
-        calibrate(student, teacher, batches(0, max(budget//per, 1)), dtype=dtype)
+        calibrate(student, teacher, batches(0, max(budget//per, 1)), dtype=dtype, activations=source)
         speed = max(budget//per, 1)*per/(time.time()-start)
     elif budget:
-        m = align(student, teacher, corpus, tokens=budget, batch_size=batch_size, seq_len=seq_len, lr=lr, calibrate_tokens=closed, dtype=dtype, folder=folder, show=show).records
+        m = align(student, teacher, corpus, tokens=budget, batch_size=batch_size, seq_len=seq_len, lr=lr, calibrate_tokens=closed, dtype=dtype, activations=source, folder=folder, show=show).records
         if len(m) > 1: speed = (m[-1]['tokens']-m[0]['tokens'])/max(m[-1]['seconds']-m[0]['seconds'], 1e-3)
     peak, spent = _peak(), time.time()-began
-    rates.append(_forward_rate(teacher, probe, dtype))
+    if activations is None: rate()
     keep = spaced_layers(len(teacher.model.layers)) if keep is None else list(keep)
     models = dict(linear=student, hybrid=build_hybrid(student, teacher, keep))
     errors = layer_errors(student, teacher, next(iter(held.values())), dtype=dtype)
     kl = {text: held_out_kl(models, teacher, bs, dtype=dtype) for text, bs in held.items()}
-    forward = sum(rates)/len(rates)
+    forward = sum(rates)/len(rates) if rates else None
     return dict(error=sum(errors.values())/len(errors), errors=list(errors.values()), **{f'kl_{m}_{t}': kl[t][m] for t in kl for m in models}, keep=keep,
-                tokens_per_second=speed, teacher_tokens_per_second=forward, ratio=speed and speed/forward, peak_mib=peak, seconds=round(spent, 1))
+                tokens_per_second=speed, teacher_tokens_per_second=forward, ratio=speed and forward and speed/forward, peak_mib=peak, seconds=round(spent, 1))
 
 # %% ../../nbs/24_bench_transfer.ipynb #1e0d3c1c
+def shuffled_batches(
+    corpus, # A `Corpus`
+    tokens:int, # How many in all
+    batch_size:int, # Rows per batch
+    seq_len:int, # Tokens per row
+): # `seed -> list of batches`
+    "The same batches for every seed, each in an order of its own"
+    pool = list(islice(corpus.batches(batch_size, seq_len), max(-(-tokens//(batch_size*seq_len)), 4)))
+    return lambda seed: [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()]
+
 DESIGNS = ('gdn-official', 'gdn', 'gdn:window=64')
 BUDGETS = (0, 8192, 32768, 131072, 524288)
 
@@ -272,6 +283,7 @@ def bench_transfer(
     lr:float=1e-3, # Peak
     calibrate_tokens:int=8192, # Of the budget, for designs that are not official
     dtype:str='auto', # Autocast
+    activations=None, # Folder for the teacher's answers, see `TeacherActivations`
     show:bool|None=None, # Progress bar
     tell=print, # Called with a line per finished cell
 )->list[dict]: # One row per cell
@@ -282,7 +294,7 @@ def bench_transfer(
         from hybrid_tutorial.models.teachers import load_teacher
         loaded, tok = load_teacher('smollm2-135m')
         teacher = teacher or loaded
-        corpus = corpus or (lambda seed: load_corpus('wiki-summaries', tok, seq_len=seq_len, seed=seed))
+        corpus = corpus or shuffled_batches(load_corpus('wiki-summaries', tok, seq_len=seq_len, seed=0), max(tokens), batch_size, seq_len)
         held = held or dict(plain=held_out('wikipedia_5', tok, seq_len=seq_len, n=8, batch_size=4), echo=held_out('echo', tok, seq_len=seq_len, n=8, batch_size=4))
     book = Book(out)
     for budget in sorted(tokens):                                  # cheap cells first: a table of all designs early
@@ -292,10 +304,10 @@ def bench_transfer(
                            teacher=type(teacher).__name__, width=teacher.config.hidden_size, layers=len(teacher.model.layers))
                 if book.has(key): continue
                 folder = Path(out).parent/f"cell-{design.replace(':', '-').replace(',', '-')}-{seed}-{budget}" if out else None
-                row = bench_cell(design, budget, seed, teacher, corpus(seed), held, batch_size=batch_size, seq_len=seq_len, lr=lr, calibrate_tokens=calibrate_tokens, dtype=dtype, folder=folder, show=show)
+                row = bench_cell(design, budget, seed, teacher, corpus(seed), held, batch_size=batch_size, seq_len=seq_len, lr=lr, calibrate_tokens=calibrate_tokens, dtype=dtype, activations=activations, folder=folder, show=show)
                 book.add(key, **row)
                 if folder: shutil.rmtree(folder, ignore_errors=True)
-                if tell: tell(f"{design} seed {seed}, {budget:,} tokens: error {row['error']:.3f}, "+', '.join(f"{k[3:]} {v:.3f}" for k, v in row.items() if k.startswith('kl_'))+(f", {row['tokens_per_second']:,.0f} tokens/s ({row['ratio']:.2f} of the teacher's forward)" if row['ratio'] else '')+f", peak {row['peak_mib']:,.0f} MiB")
+                if tell: tell(f"{design} seed {seed}, {budget:,} tokens: error {row['error']:.3f}, "+', '.join(f"{k[3:]} {v:.3f}" for k, v in row.items() if k.startswith('kl_'))+(f", {row['tokens_per_second']:,.0f} tokens/s "+(f" ({row['ratio']:.2f} of the teacher's forward)" if row['ratio'] else '') if row['tokens_per_second'] else '')+f", peak {row['peak_mib']:,.0f} MiB")
     return book.rows('transfer')
 
 # %% ../../nbs/24_bench_transfer.ipynb #38261128
@@ -348,7 +360,7 @@ def bench_table(
     speed, ratio, peak = (over_seeds([r for r in rows if r['tokens'] > r.get('calibrate', 0)], m) for m in ('tokens_per_second', 'ratio', 'peak_mib'))
     if speed:
         out += ['', '| design | stage 1, tokens/s | of the teacher\'s forward | peak MiB |', '|---|---|---|---|']
-        for d in speed: t = max(speed[d]); out.append(f'| `{d}` | {speed[d][t][0]:,.0f} | {ratio[d][t][0]:.2f} | {peak[d][t][0]:,.0f} |')
+        for d in speed: t = max(speed[d]); out.append(f"| `{d}` | {speed[d][t][0]:,.0f} | {f'{ratio[d][t][0]:.2f}' if t in ratio.get(d, {}) else '-'} | {peak[d][t][0]:,.0f} |")
     marks = [(m, *tokens_to_reach(rows, m, reference)) for m in metrics if reference in by[m]]
     if marks:
         out += ['', f'Tokens to reach `{reference}` at its largest budget:', '', '| design | '+' | '.join(f"{m.replace('kl_', 'KL ').replace('_', ', ')} ({mark:.3f})" for m, mark, _ in marks)+' |', '|---|'+'---|'*len(marks)]
@@ -387,6 +399,8 @@ def transfer_arguments(parser):
     parser.add_argument('--seq-len', type=int, default=512)
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--pool', type=int, default=max(BUDGETS), help='tokens that the seeds draw their batches from')
+    parser.add_argument('--activations', help="folder that keeps the teacher's answers for all cells (69 kB a token for SmolLM2); faster, but then speed is not compared with the teacher's")
     parser.add_argument('--start', action='store_true', help='only the closed-form starts (bench_start), nothing trained')
     parser.add_argument('--out', default='bench/transfer.jsonl', help='one line per finished cell; rerun to go on; tables and pictures beside it')
     return parser
@@ -400,15 +414,15 @@ def bench_transfer_cli(
     out = Path(args.out)
     presets = [n for n in MIXERS if n != 'softmax'] if args.presets == ['all'] else args.presets
     teacher, tok = load_teacher(args.teacher)
-    corpus = lambda seed: load_corpus('wiki-summaries', tok, seq_len=args.seq_len, seed=seed)
+    corpus = load_corpus('wiki-summaries', tok, seq_len=args.seq_len, seed=0)
     if args.start:
         designs = START_DESIGNS if args.presets == list(DESIGNS) else presets
         L = len(teacher.model.layers)
-        rows = bench_start(designs, teacher=teacher, corpus=corpus(0), layers=(3, 15, 18, 27) if L == 30 else spaced_layers(L, 4/L), seq_len=args.seq_len, seeds=args.seeds, out=out)
+        rows = bench_start(designs, teacher=teacher, corpus=corpus, layers=(3, 15, 18, 27) if L == 30 else spaced_layers(L, 4/L), seq_len=args.seq_len, seeds=args.seeds, out=out)
         table = start_table(rows)
     else:
         held = {name: held_out(source, tok, seq_len=args.seq_len, n=8, batch_size=4) for name, source in (('plain', 'wikipedia_5'), ('echo', 'echo'))}
-        rows = bench_transfer(presets, args.tokens, args.seeds, teacher=teacher, corpus=corpus, held=held, out=out, batch_size=args.batch_size, seq_len=args.seq_len, lr=args.lr)
+        rows = bench_transfer(presets, args.tokens, args.seeds, teacher=teacher, corpus=shuffled_batches(corpus, args.pool, args.batch_size, args.seq_len), held=held, out=out, batch_size=args.batch_size, seq_len=args.seq_len, lr=args.lr, activations=args.activations)
         table = bench_table(rows)
         for metric in ('kl_linear_plain', 'kl_linear_echo', 'kl_hybrid_plain', 'kl_hybrid_echo'): plot_transfer(rows, metric, metric[3:].replace('_', ', ')).savefig(out.with_name(f'{out.stem}-{metric}.png'))
     out.with_suffix('.md').write_text(table+'\n')
