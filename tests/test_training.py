@@ -7,7 +7,7 @@ import torch
 from hybrid_tutorial.core import CheckpointError, ConfigError, DataError, TeacherError, TrainingError, assert_close
 from hybrid_tutorial.models.hybrid import build_hybrid, build_student
 from hybrid_tutorial.training import loop
-from hybrid_tutorial.training.align import align, alignment_loss, calibrate, listen
+from hybrid_tutorial.training.align import TeacherActivations, add_up, align, alignment_loss, calibrate, listen
 from hybrid_tutorial.training.finetune import finetune, next_token_loss
 from hybrid_tutorial.training.logits import TeacherStates, distill, parameter_groups
 from hybrid_tutorial.training.loop import LoopSettings, Metrics, feed, learning_rate, load_state, save_state, train
@@ -59,7 +59,7 @@ def test_align_changes_only_mixers_and_helps(teacher):
 def test_closed_form_is_the_gradients_fixed_point(teacher):
     s = build_student(teacher, verbose=False)
     batches = [dict(input_ids=d) for d in DATA]
-    calibrate(s, teacher, batches, ridge=0.)
+    calibrate(s, teacher, batches, ridge=0., dtype='float32')
     s.requires_grad_(False)
     for m in s.mixers.values(): m.o_proj.weight.requires_grad_(True)
     scale = {}
@@ -285,3 +285,52 @@ def test_resume_refuses_other_data_and_other_mixer_settings(teacher, tmp_path):
     with pytest.raises(CheckpointError, match='other settings'): interrupted(settings=dict(activation='silu'))
     with pytest.raises(CheckpointError, match='other settings'): interrupted(data=[d.flip(0) for d in DATA])
     assert len(interrupted().records) == 8
+
+
+def aligned(teacher, rows, **how):
+    student = build_student(teacher, 'gdn', verbose=False)
+    losses = [r['loss'] for r in align(student, teacher, rows, calibrate_tokens=64, warmup=0, **how).records]
+    return losses, {n: p.detach().clone() for n, p in student.named_parameters()}
+
+
+def test_pieces_of_a_batch_add_up(teacher, monkeypatch):
+    "A layer may see its batch in pieces: the same loss, the same gradients"
+    rows = [tokens(4, 32, seed=i) for i in range(4)]
+    whole, w = aligned(teacher, rows, dtype='float32')
+    monkeypatch.setattr('hybrid_tutorial.training.align.PIECE', 32)
+    parts, p = aligned(teacher, rows, dtype='float32')
+    assert parts == pytest.approx(whole, rel=1e-5) and all(torch.allclose(w[n], p[n], atol=1e-5) for n in w)
+
+
+@pytest.mark.parametrize('dtype, tol', [('float32', 0.02), ('bfloat16', 0.03)])
+def test_activations_on_disk(teacher, tmp_path, monkeypatch, dtype, tol):
+    "What was written down is what the teacher answers, to bfloat16; the second student does not ask the teacher"
+    rows = [tokens(2, 32, seed=i) for i in range(4)]
+    live, _ = aligned(teacher, rows, dtype=dtype)
+    source = TeacherActivations(teacher, tmp_path/'acts', dtype)
+    first, a = aligned(teacher, rows, dtype=dtype, activations=source)
+    assert first == pytest.approx(live, rel=tol) and len(list((tmp_path/'acts').glob('*.safetensors'))) == 4
+    monkeypatch.setattr(type(teacher.model), 'forward', lambda *a, **k: pytest.fail('the teacher was asked'))
+    again, b = aligned(teacher, rows, dtype=dtype, activations=TeacherActivations(teacher, tmp_path/'acts', dtype))
+    assert again == first and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_activations_refuse_and_mend(teacher, tmp_path, monkeypatch):
+    ids = tokens(2, 16)
+    source, seen = TeacherActivations(teacher, tmp_path), []
+    source.show(ids, lambda i, x, pos, y: seen.append(y))
+    with pytest.raises(CheckpointError, match="another teacher's"): TeacherActivations(tiny_teacher('qwen2', seed=1), tmp_path)
+    file = next(tmp_path.glob('*.safetensors')); file.write_bytes(file.read_bytes()[:100])
+    again = []
+    source.show(ids, lambda i, x, pos, y: again.append(y))
+    assert len(seen) == len(again) == 5 and all(torch.allclose(x.float(), y.float(), rtol=0.02, atol=0.02) for x, y in zip(seen, again))
+    file.unlink(); monkeypatch.setattr('shutil.disk_usage', lambda p: type('U', (), dict(free=1000)))
+    with pytest.raises(CheckpointError, match='free some space'): source.show(ids, lambda *a: None)
+
+
+def test_closed_form_under_autocast():
+    "The sums of the closed form are not rounded to bfloat16, whatever autocast is on"
+    z, y = torch.randn(1, 512, 8, generator=torch.Generator().manual_seed(0))+30, torch.randn(1, 512, 4, generator=torch.Generator().manual_seed(1))
+    want = add_up(None, z, y)
+    with torch.autocast('cpu', torch.bfloat16): got = add_up(None, z, y)
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(got, want))
