@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'OTHERS', 'ROLES', 'role_of', 'label_of', 'look_of', 'new_axes', 'log_if_wide', 'tokens_axis', 'show_attn',
-           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_intervals', 'plot_cost']
+           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_intervals', 'plot_cost']
 
 # %% ../nbs/39_plots.ipynb #9d37323c
 import math
@@ -167,6 +167,31 @@ def plot_needles(
     fig.colorbar(im, ax=list(axes.flat), label='log-prob. (nats/token)' if metric == 'logprob' else 'share right')
     fig.suptitle(title, fontsize=11)
     return fig
+
+# %% ../nbs/39_plots.ipynb #7c1e41b0
+def plot_tasks(
+    results:dict, # Model -> task -> recall summary
+    title:str='', # The figure's message
+):
+    "Task-length map, one panel a model: colour is the log-probability of the answers, text the share of exact ones"
+    names, tasks = list(results), list(next(iter(results.values())))
+    lengths = list(dict.fromkeys(n for r in results.values() for t in r.values() for n in t['by_length']))
+    fig, axes = new_axes((6, .8+.27*len(tasks)), cols=len(names), sharey=True, squeeze=False)
+    for ax, name in zip(axes.flat, names):
+        get = lambda t, n, k: results[name][t]['by_length'].get(n, {}).get(k, {}).get('value', math.nan)
+        m = torch.tensor([[get(t, n, 'logprob') for n in lengths] for t in tasks])
+        im = ax.imshow(m.numpy(), cmap='viridis', vmin=-4, vmax=0., aspect='auto')
+        for i, t in enumerate(tasks):
+            for j, n in enumerate(lengths):
+                share = get(t, n, 'exact')
+                if math.isfinite(share): ax.text(j, i, f'{100*share:.0f}', ha='center', va='center', fontsize=8, color='white' if m[i, j] < -2 else 'black')
+        ax.set_title(label_of(name), fontsize=9); ax.set_xlabel('prompt (tokens)', fontsize=9)
+        ax.set_xticks(range(len(lengths)), lengths, fontsize=8); ax.set_yticks(range(len(tasks)), tasks, fontsize=8)
+    fig.colorbar(im, ax=list(axes.flat), label='log-prob. (nats/token)', extend='min')
+    fig.suptitle(f'{title}\n' if title else '', fontsize=11)
+    fig.text(.5, .94, 'numbers: exact answers, %', ha='center', va='top', fontsize=8)
+    return fig
+
 
 # %% ../nbs/39_plots.ipynb #31230af9
 def plot_intervals(
