@@ -12,7 +12,7 @@ from hybrid_tutorial.core import ConfigError, DataError, ShapeError
 from hybrid_tutorial.evaluation.efficiency import (cache_bytes, layer_kinds, measure_efficiency,
                                                    predicted_cache_bytes, stretch_cache)
 from hybrid_tutorial.evaluation.language import (by_bins, estimate, evaluate_language, evaluate_many,
-                                                 paired_difference, score_tokens, summarise, targets_of)
+                                                 paired_difference, profile_of, score_tokens, sliding_windows, summarise, targets_of)
 from hybrid_tutorial.evaluation.recall import (CHANCE, RecallItem, answer_tokens, encode, evaluate_recall, make_needle,
                                                make_needles, score_items, summarise_items, wilson, wrap)
 from hybrid_tutorial.evaluation.suite import evaluate, evaluate_models
@@ -183,6 +183,43 @@ def test_language_errors(pair, batches):
     with pytest.raises(ShapeError, match='one vocabulary'): evaluate_language(llama(0, vocab_size=120), batches, teacher=pair[0])
     with pytest.raises(DataError, match='no token'): evaluate_language(pair[0], [])
     with pytest.raises(ShapeError, match='input_ids'): evaluate_language(pair[0], [dict(input_ids=torch.zeros(3, dtype=torch.long))])
+
+
+@pytest.mark.parametrize('window, stride, batch_size', [(16, 5, 3), (33, 32, 2), (8, 1, 4), (200, 100, 2)])
+def test_sliding_windows_equal_one_token_at_a_time(pair, window, stride, batch_size):
+    "Each token once, from the context its window gives it; documents stay the units"
+    g = torch.Generator().manual_seed(0)
+    docs = [torch.randint(W, (n,), generator=g) for n in (60, 2, 17, 33, 1, 41)]
+    table = score_tokens({'m': pair[1]}, sliding_windows(docs, window=window, stride=stride, batch_size=batch_size), teacher=pair[0], dtype='float32')['m']
+    want, units = [], []
+    for u, ids in enumerate(docs):
+        for t in range(1, len(ids)):
+            stop = min(len(ids), window if t < window else window+stride*(-(-(t-window+1)//stride)))
+            with torch.no_grad(): lp = pair[1](ids[None, max(0, stop-window):t]).logits[0, -1].log_softmax(-1)
+            want.append(-lp[ids[t]].item()); units.append(u)
+    assert table['unit'].tolist() == units
+    assert torch.allclose(table['loss'], torch.tensor(want), atol=1e-5)
+    s = summarise(table, n_boot=20)['plain']
+    assert s['tokens'] == 59+1+16+32+40 and s['per_document']['document'] == [0, 1, 2, 3, 5]
+
+
+def test_sliding_windows_errors():
+    for stride in (0, 16, 20):
+        with pytest.raises(ConfigError, match='stride'): next(sliding_windows([[1, 2, 3]], window=16, stride=stride))
+
+
+def test_profiles_by_position_and_frequency(pair, batches):
+    got = evaluate_language(pair[1], batches, teacher=pair[0], dtype='float32', n_boot=20)['plain']
+    t = score_tokens({'s': pair[1]}, batches, teacher=pair[0], dtype='float32')['s']
+    t = {k: v[~t['recall']] for k, v in t.items()}
+    count = {int(w): int((score_tokens({'s': pair[1]}, batches, dtype='float32')['s']['target'] == w).sum()) for w in t['target'].unique()}
+    for kind, value in (('by_position', t['position'].tolist()), ('by_frequency', [count[int(w)] for w in t['target']])):
+        p = got[kind]
+        assert p['metric'] == 'kl' and p['edges'][0] == 1 and p['edges'][-1] > max(value)
+        for low, high, b in zip(p['edges'], p['edges'][1:], p['bins']):
+            mine = [k for k, v in zip(t['kl'].tolist(), value) if low <= v < high]
+            assert (b is None) == (not mine) and (not mine or b['value'] == pytest.approx(sum(mine)/len(mine), rel=1e-5))
+    assert profile_of({k: v for k, v in t.items() if k != 'kl'}, t['position'])['metric'] == 'loss'
 
 
 # ---------------------------------------------------------------- bootstrap
