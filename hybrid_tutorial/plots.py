@@ -231,7 +231,10 @@ def plot_cost(
         for xi, yi, r in zip(x, y, mine):
             if r['filled_by'] == 'stretched': ax.plot(xi, yi, marker=look['marker'], ms=5, mfc='white', mec=look['color'], zorder=5)
             if what == 'decode': ax.plot([xi, xi], [r['decode']['low'], r['decode']['high']], color=look['color'], lw=1)
+        limit = [r.get('floor_ms') for r in mine]
+        if what == 'decode' and None not in limit: ax.plot(x, limit, color=look['color'], lw=1, ls=(0, (1, 2))); ys += limit
         ys += y
+    if what == 'decode' and any(r.get('floor_ms') for r in rows): ax.plot([], [], color='#666666', lw=1, ls=(0, (1, 2)), label='bytes / bandwidth')
     xs = sorted({r['context'] for r in rows})
     ax.set_xscale('log', base=2); ax.set_xticks(xs); ax.minorticks_off(); tokens_axis(ax)
     log_if_wide(ax, 'y', ys)

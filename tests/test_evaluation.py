@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
 from hybrid_tutorial.core import ConfigError, DataError, ShapeError
-from hybrid_tutorial.evaluation.efficiency import (cache_bytes, layer_kinds, measure_efficiency,
-                                                   predicted_cache_bytes, stretch_cache)
+from hybrid_tutorial.evaluation.efficiency import (Peak, cache_bytes, crossover, decode_work, layer_kinds, machine_limits, measure_costs,
+                                                   measure_efficiency, predicted_cache_bytes, step_profile, stretch_cache)
 from hybrid_tutorial.evaluation.language import (by_bins, estimate, evaluate_language, evaluate_many,
                                                  paired_difference, profile_of, score_tokens, sliding_windows, summarise, targets_of)
 from hybrid_tutorial.evaluation.recall import (CHANCE, RecallItem, answer_tokens, encode, evaluate_recall, make_needle,
@@ -442,3 +442,64 @@ def test_formula_is_measured_bytes_on_hybrids(mixer):
     assert len({r['cache_bytes'] for r in got['rows'] if r['model'] == 'all-linear'}) == 1
     long = {r['model']: r['cache_bytes'] for r in got['rows'] if r['context'] == 200}
     assert long['kl'] == long['teacher']/3 + long['all-linear']*2/3
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('mixer, settings', [('gdn', dict(window=6, sinks=2)), ('kda', dict(window=3)), ('swa', dict(window=5, sinks=3)), ('hedgehog', dict(features=4)),
+                                             ('performer', {}), ('rwkv6', {}), ('rwkv7', {}), ('mamba2', {}), ('gla', dict(window=40))])
+def test_formula_is_measured_bytes_with_windows_and_other_states(mixer, settings, dtype):
+    from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+    teacher = llama(scale=1., num_hidden_layers=3).to(dtype)
+    student = build_student(teacher, mixer, settings=settings, verbose=False)
+    for m in (student, build_hybrid(student, teacher, [0])):
+        for T in (2, 5, 29):
+            with torch.no_grad(): past = m(torch.randint(W, (2, T)), use_cache=True).past_key_values
+            assert cache_bytes(past) == predicted_cache_bytes(m, T, batch=2, itemsize=dtype.itemsize), T
+
+
+def test_bytes_and_operations_of_a_step():
+    "Counted by hand, and by torch's own counter of operations"
+    from torch.utils.flop_counter import FlopCounterMode
+    m, T, B = llama(scale=1.), 50, 3
+    work = decode_work(m, T, B)
+    assert work['bytes'] == sum(p.numel()*4 for p in m.parameters())-W*32*4+B*2*2*2*T*8*4
+    m.set_attn_implementation('eager')                    # the counter does not know the fused one of the CPU
+    with torch.no_grad():
+        past = m(torch.randint(W, (B, T-1)), use_cache=True).past_key_values
+        with FlopCounterMode(display=False) as counter: m(torch.randint(W, (B, 1)), past_key_values=past, use_cache=True)
+    assert work['flops'] == pytest.approx(counter.get_total_flops(), rel=.02)
+    tied = llama(scale=1., tie_word_embeddings=True)
+    assert decode_work(tied, T, B)['bytes'] == sum(p.numel()*4 for p in tied.parameters())+B*2*2*2*T*8*4
+    from hybrid_tutorial.models.hybrid import build_student
+    s = build_student(llama(scale=1.), verbose=False)
+    assert decode_work(s, 10)['bytes'] == decode_work(s, 10**6)['bytes'] == sum(p.numel()*4 for p in s.parameters())-W*32*4+2*2*4*8*8*4
+
+
+def test_costs_of_three_models_in_one_run():
+    from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+    teacher = llama(scale=1., num_hidden_layers=3)
+    student = build_student(teacher, verbose=False)
+    got = measure_costs({'teacher': teacher, 'all-linear': student, 'hybrid': build_hybrid(student, teacher, [1])}, (4, 64, 200), (1, 2), decode_tokens=2, rounds=2, prefill_limit=64)
+    assert [(r['batch'], r['context'], r['model']) for r in got['rows']] == [(b, c, m) for b in (1, 2) for c in (4, 64, 200) for m in ('teacher', 'all-linear', 'hybrid')]
+    for r in got['rows']:
+        assert 0 < r['floor_ms'] and r['share_of_limit'] == pytest.approx(r['floor_ms']/r['decode']['value']) and r['share_of_limit'] < 1
+        assert r['tokens_per_s'] == pytest.approx(1e3*r['batch']/r['decode']['value']) and r['work']['bytes'] > r['weight_bytes']-W*32*4
+        assert r['peak_bytes'] is None or r['peak_bytes'] >= r['weight_bytes']
+    for n in ('all-linear', 'hybrid'):                    # 4*H*K*K = 2*G*K*4*T at T = H*K/(2*G) = 8 tokens, whatever the batch
+        for b in ('1', '2'): assert got['crossover'][n][b]['bytes'] == pytest.approx(8.)
+    import json; assert json.loads(json.dumps(got)) == got
+
+
+def test_crossover():
+    row = lambda m, c, by, ms: dict(model=m, context=c, batch=1, cache_bytes=by, decode=dict(value=ms))
+    rows = [row('t', 0, 0, 1.), row('t', 10, 100, 2.), row('a', 0, 50, .5), row('a', 10, 50, .5), row('b', 0, 200, 5.), row('b', 10, 200, 5.)]
+    assert crossover(rows, 'a') == {'1': dict(bytes=5., time=0)} and crossover(rows, 'b') == {'1': dict(bytes=None, time=None)}
+
+
+def test_limits_and_peak_and_profile():
+    limits = machine_limits(seconds=.02)
+    assert 1e8 < limits['bytes_per_s'] < 1e13 and 1e8 < limits['flops_per_s'] < 1e16
+    with Peak('cpu') as peak: torch.ones(2**23).mul_(2.)                        # 32 MiB, returned at once
+    assert peak.bytes is None or 2**24 < peak.bytes < 2**27
+    got = step_profile(llama(), steps=3)
+    assert got['total'] > 0 and got['products'] > 0 and got['attention'] > 0 and got['calls'] > 20
