@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['field_help', 'add_recipe_options', 'recipe_of', 'cmd_run', 'cmd_score', 'load_model', 'cmd_evaluate', 'numbers',
-           'run_tasks', 'print_tasks', 'print_evaluation', 'cmd_generate', 'doctor', 'cmd_doctor', 'print_json',
-           'cmd_bench', 'bench_operators', 'bench_gpu_kernels', 'make_parser', 'main']
+           'run_tasks', 'print_tasks', 'print_evaluation', 'cmd_report', 'cmd_generate', 'doctor', 'cmd_doctor',
+           'print_json', 'cmd_bench', 'bench_efficiency', 'print_costs', 'say_context', 'bench_operators',
+           'bench_gpu_kernels', 'make_parser', 'main']
 
 # %% ../nbs/62_cli.ipynb #139d233f
 import argparse, contextlib, dataclasses, inspect, json, os, platform, re, sys, warnings
@@ -145,6 +146,10 @@ def print_evaluation(
     for name, d in (got.get('tasks') or {}).items(): add(name, '', {k: d[k] for k in ('exact', 'logprob')})
     Console().print(table)
 
+def cmd_report(args):
+    from hybrid_tutorial.report import write_comparison, write_report
+    print(write_report(args.runs[0], args.out) if len(args.runs) == 1 else write_comparison(args.runs, args.out))
+
 def cmd_generate(args):
     from transformers import TextStreamer
     if not args.prompt: raise ConfigError("the prompt is empty; give at least one word")
@@ -199,8 +204,46 @@ def print_json(
 def cmd_bench(args):
     out = sys.stdout
     with contextlib.redirect_stdout(sys.stderr if args.json else out):  # libraries may print; the list stays alone
-        rows = dict(ops=bench_operators, kernels=bench_gpu_kernels)[args.what](args)
+        rows = dict(ops=bench_operators, kernels=bench_gpu_kernels, efficiency=bench_efficiency)[args.what](args)
     if args.json: print_json(rows, out)
+
+def bench_efficiency(args):
+    from hybrid_tutorial.core import atomic_file
+    from hybrid_tutorial.evaluation.efficiency import measure_costs
+    from hybrid_tutorial.models.hybrid import HybridForCausalLM, build_hybrid, build_student
+    from hybrid_tutorial.selection.baselines import count_kept, uniform_layers
+    contexts, batches = numbers('--contexts', args.contexts, int), numbers('--batches', args.batches, int)
+    teacher, _ = load_model(args.teacher)
+    hybrid = load_model(args.model)[0] if args.model else None
+    if hybrid is not None and not isinstance(hybrid, HybridForCausalLM): raise ConfigError(f"{args.model} is not a hybrid; leave it out to measure a uniform one, or name it with --teacher")
+    mixer, settings = (args.mixer, None) if hybrid is None else (hybrid.config.mixer, hybrid.config.mixer_settings)
+    linear = build_student(teacher, mixer, settings=settings, verbose=False)
+    if hybrid is None: hybrid = build_hybrid(linear, teacher, uniform_layers(len(teacher.model.layers), count_kept(len(teacher.model.layers), args.ratio)))
+    dtype = pick_dtype(args.dtype, pick_device())
+    models = {n: m.to(dtype) for n, m in (('teacher', teacher), ('hybrid', hybrid), ('all-linear', linear))}
+    got = measure_costs(models, contexts, batches, rounds=args.rounds, prefill_limit=args.prefill_limit, seed=args.seed, progress=lambda c, b: print(f'  context {c:,}, batch {b}', file=sys.stderr))
+    got['settings'].update(teacher=args.teacher, model=args.model, keep=hybrid.config.keep, mixer=mixer)
+    if args.out:
+        from hybrid_tutorial.report import draw_costs
+        folder = Path(args.out); folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder/'efficiency.json') as tmp: tmp.write_text(json.dumps(got, indent=1))
+        for name, fig in draw_costs(got).items(): fig.savefig(folder/f'{name}.png', dpi=150)
+    if not args.json: print_costs(got)
+    return got
+
+def print_costs(got):
+    "One row a model, context and batch"
+    from rich.console import Console
+    from rich.table import Table
+    table = Table('model', 'context', 'batch', 'ms/token', 'tokens/s', 'limit (ms)', 'of the limit', 'cache (MB)', 'peak (MB)', 'prefill (tokens/s)')
+    for r in got['rows']:
+        table.add_row(r['model'], f"{r['context']:,}", str(r['batch']), f"{r['decode']['value']:.1f}", f"{r['tokens_per_s']:.1f}", f"{r['floor_ms']:.1f}", f"{100*r['share_of_limit']:.0f} %",
+                      f"{r['cache_bytes']/1e6:.1f}", '' if r['peak_bytes'] is None else f"{r['peak_bytes']/1e6:.0f}", '' if r['prefill_tokens_per_s'] is None else f"{r['prefill_tokens_per_s']:.0f}")
+    Console().print(table)
+    for n, by in got['crossover'].items():
+        for b, c in by.items(): print(f"{n}, batch {b}: smaller cache than {got['rows'][0]['model']} from {say_context(c['bytes'])}, faster from {say_context(c['time'])}")
+
+def say_context(c)->str: return 'nowhere within this range' if c is None else f'{c:,.0f} tokens' if c else 'the first context on'
 
 def bench_operators(args):
     from hybrid_tutorial.ops.bench import bench_ops
@@ -260,9 +303,18 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     c.add_argument('--archs', default='80,90', metavar='A,B', help='--aot: compute capabilities (default: 80,90)')
     c.add_argument('--no-peers', action='store_true', help="--aot: only our kernels, not fla's")
     c.add_argument('--all-configs', action='store_true', help="--aot: every configuration of fla's autotuned kernels, not the first and the last (slow)")
+    c = bench('efficiency', 'decode, prefill, memory of teacher, hybrid and all-linear beside what this machine could do')
+    c.add_argument('model', nargs='?', help='folder of a hybrid; left out: a uniform one, untrained (speed does not depend on training)')
+    c.add_argument('--teacher', default='smollm2-135m', help='default: smollm2-135m'); c.add_argument('--ratio', type=float, default=0.25, metavar='X', help='kept layers, without a model (default: 0.25)'); c.add_argument('--mixer', default='gdn', metavar='NAME', help='without a model (default: gdn)')
+    c.add_argument('--contexts', default='256,1024,4096,8192', metavar='A,B', help='tokens in the cache (default: 256,1024,4096,8192)'); c.add_argument('--batches', default='1', metavar='A,B', help='sequences together (default: 1)')
+    c.add_argument('--dtype', default='auto', help='float32, bfloat16, float16 or auto'); c.add_argument('--rounds', type=int, default=3, metavar='N', help='in turn (default: 3)'); c.add_argument('--seed', type=int, default=0)
+    c.add_argument('--prefill-limit', type=int, default=2048, metavar='N', help='longer caches are stretched (default: 2048)'); c.add_argument('--out', metavar='DIR', help='write efficiency.json and the figures here')
+    c.add_argument('--json', action='store_true', help='print one JSON object, and nothing else, to stdout')
     from hybrid_tutorial.training.bench import bench_transfer_cli, transfer_arguments
     c = transfer_arguments(kinds.add_parser('transfer', help='official and own student designs, error and KL against tokens; resumable', description='official and own student designs, error and KL against tokens; resumable'))
     c.set_defaults(fn=bench_transfer_cli)
+    c = command('report', cmd_report, 'write the report of a run again, or lay several runs side by side')
+    c.add_argument('runs', nargs='+', metavar='RUN', help='folder of a run'); c.add_argument('--out', metavar='FILE', help='the page (default: report.html in the run; compare.html beside several)')
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')
     return p
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'OTHERS', 'ROLES', 'role_of', 'label_of', 'look_of', 'new_axes', 'log_if_wide', 'tokens_axis', 'show_attn',
-           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_intervals', 'plot_cost']
+           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_profile', 'plot_throughput',
+           'plot_intervals', 'plot_cost']
 
 # %% ../nbs/39_plots.ipynb #9d37323c
 import math
@@ -188,9 +189,47 @@ def plot_tasks(
         ax.set_title(label_of(name), fontsize=9); ax.set_xlabel('prompt (tokens)', fontsize=9)
         ax.set_xticks(range(len(lengths)), lengths, fontsize=8); ax.set_yticks(range(len(tasks)), tasks, fontsize=8)
     fig.colorbar(im, ax=list(axes.flat), label='log-prob. (nats/token)', extend='min')
-    fig.suptitle(f'{title}\n' if title else '', fontsize=11)
-    fig.text(.5, .94, 'numbers: exact answers, %', ha='center', va='top', fontsize=8)
+    fig.suptitle(title, fontsize=11); fig.supxlabel('colour: log-probability of the answer, number: exact answers (%)', fontsize=8)
     return fig
+
+
+# %% ../nbs/39_plots.ipynb #3d90be17
+def plot_profile(
+    profiles:dict, # Name -> "edges" and "bins" of a language summary
+    title:str='', # The figure's message
+    xlabel:str='position in the context (tokens)',
+    ylabel:str='KL to the teacher (nats/token)',
+):
+    "A score in bins that double, with intervals"
+    _, ax = new_axes()
+    ys = []
+    for name, p in profiles.items():
+        look, found = look_of(name, profiles), [(low, b) for low, b in zip(p['edges'], p['bins']) if b]
+        ax.plot([x for x, _ in found], [b['value'] for _, b in found], label=label_of(name), lw=1.6, ms=5, **look)
+        for x, b in found:
+            if b['low'] is not None: ax.plot([x, x], [b['low'], b['high']], color=look['color'], lw=1)
+        ys += [b['value'] for _, b in found]
+    ax.set_xscale('log', base=2); tokens_axis(ax); log_if_wide(ax, 'y', ys)
+    if ax.get_yscale() == 'linear' and ys and min(ys) >= 0: ax.set_ylim(bottom=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return ax.figure
+
+def plot_throughput(
+    rows:list, # "rows" of `measure_costs`
+    title:str='', # The figure's message
+):
+    "Tokens per second against the batch, at the longest context"
+    _, ax = new_axes()
+    last, names = max(r['context'] for r in rows), list(dict.fromkeys(r['model'] for r in rows))
+    for n in names:
+        mine = sorted((r for r in rows if r['model'] == n and r['context'] == last), key=lambda r: r['batch'])
+        ax.plot([r['batch'] for r in mine], [r['tokens_per_s'] for r in mine], label=label_of(n), lw=1.6, ms=5, **look_of(n, names))
+    xs = sorted({r['batch'] for r in rows})
+    ax.set_xscale('log', base=2); ax.set_xticks(xs, xs); ax.minorticks_off(); ax.set_ylim(bottom=0)
+    ax.set(xlabel='sequences decoded together', ylabel='tokens per second', title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return ax.figure
 
 
 # %% ../nbs/39_plots.ipynb #31230af9
