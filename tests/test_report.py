@@ -94,7 +94,7 @@ def test_page_is_self_contained_and_well_formed(run, text, page):
     for img in page.all('img'):
         assert img['src'].startswith('data:image/png;base64,') and len(img['alt']) > 30
         assert base64.b64decode(img['src'].split(',')[1])[:4] == b'\x89PNG'
-    assert len(page.all('img')) == 8 and len(text) < 1_500_000
+    assert len(page.all('img')) == 13 and len(text) < 1_500_000
 
 
 def test_page_is_accessible(page):
