@@ -235,15 +235,15 @@ def print_costs(got):
     "One row a model, context and batch"
     from rich.console import Console
     from rich.table import Table
-    table = Table('model', 'context', 'batch', 'ms/token', 'tokens/s', 'limit (ms)', 'of the limit', 'cache (MB)', 'peak (MB)', 'prefill (tokens/s)')
+    table = Table('model', 'context', 'batch', 'ms/token', 'tok/s', 'limit ms', 'share', 'cache MB', 'peak MB', 'prefill tok/s', title='limit: bytes / bandwidth, or operations / rate; share: limit / measured')
     for r in got['rows']:
         table.add_row(r['model'], f"{r['context']:,}", str(r['batch']), f"{r['decode']['value']:.1f}", f"{r['tokens_per_s']:.1f}", f"{r['floor_ms']:.1f}", f"{100*r['share_of_limit']:.0f} %",
                       f"{r['cache_bytes']/1e6:.1f}", '' if r['peak_bytes'] is None else f"{r['peak_bytes']/1e6:.0f}", '' if r['prefill_tokens_per_s'] is None else f"{r['prefill_tokens_per_s']:.0f}")
     Console().print(table)
     for n, by in got['crossover'].items():
-        for b, c in by.items(): print(f"{n}, batch {b}: smaller cache than {got['rows'][0]['model']} from {say_context(c['bytes'])}, faster from {say_context(c['time'])}")
+        for b, c in by.items(): print(f"{n}, batch {b}: smaller cache than {got['rows'][0]['model']} {say_context(c['bytes'])}, faster {say_context(c['time'])}")
 
-def say_context(c)->str: return 'nowhere within this range' if c is None else f'{c:,.0f} tokens' if c else 'the first context on'
+def say_context(c)->str: return 'nowhere within this range' if c is None else f'from {c:,.0f} tokens on' if c else 'at every context'
 
 def bench_operators(args):
     from hybrid_tutorial.ops.bench import bench_ops
