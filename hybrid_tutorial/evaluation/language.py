@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNITS', 'token_scores', 'hidden_states', 'base_config', 'head_logp', 'targets_of', 'check_batch', 'device_of',
            'evaluating', 'score_batch', 'score_tokens', 'resamples', 'number', 'estimate', 'per_document', 'summarise',
-           'profile_of', 'evaluate_many', 'evaluate_language', 'paired_difference', 'by_bins', 'sliding_windows',
+           'profile_of', 'by_bins', 'evaluate_many', 'evaluate_language', 'paired_difference', 'sliding_windows',
            'windows_of', 'stack_rows']
 
 # %% ../../nbs/40_language.ipynb #e0b69ab0
@@ -236,6 +236,25 @@ def profile_of(
     metric = 'kl' if 'kl' in table else 'loss'
     return dict(edges=edges, metric=metric, bins=by_bins(table, edges, metric=metric, values=values, n_boot=min(n_boot, 200), seed=seed))
 
+# %% ../../nbs/40_language.ipynb #f9ddecdb
+def by_bins(
+    table:dict, # Per-token columns
+    edges, # Bin borders, ascending; bin i holds edges[i] <= x < edges[i+1]
+    column:str='position', # What to sort by: "position", or "target" through `values`
+    metric:str='kl', # What to average
+    values:Tensor=None, # Replaces `table[column]`, e.g. each target's frequency in the training text
+    n_boot:int=1000, # Bootstrap draws
+    seed:int=0, # Of the draws
+)->list: # One `number` a bin, None for an empty one
+    "Average a score within bins of position, or of any other value per token"
+    x = table[column] if values is None else values
+    out = []
+    for low, high in zip(edges[:-1], edges[1:]):
+        mask = (x >= low) & (x < high)
+        docs = per_document(table, mask) if mask.any() else None
+        out.append(docs and estimate(torch.tensor(docs[metric]), torch.tensor(docs['tokens']), UNITS[metric], n_boot, seed))
+    return out
+
 # %% ../../nbs/40_language.ipynb #fa99d109
 def evaluate_many(
     models:dict, # Name -> causal language model
@@ -284,25 +303,6 @@ def paired_difference(
     draws = resamples(sums, counts, n_boot, seed)
     low, high = (draws[0]-draws[1]).quantile(torch.tensor([.025, .975], dtype=torch.double))
     return {**number(value, UNITS[metric], low, high, len(counts)), 'separated': bool(low > 0 or high < 0)}
-
-# %% ../../nbs/40_language.ipynb #f9ddecdb
-def by_bins(
-    table:dict, # Per-token columns
-    edges, # Bin borders, ascending; bin i holds edges[i] <= x < edges[i+1]
-    column:str='position', # What to sort by: "position", or "target" through `values`
-    metric:str='kl', # What to average
-    values:Tensor=None, # Replaces `table[column]`, e.g. each target's frequency in the training text
-    n_boot:int=1000, # Bootstrap draws
-    seed:int=0, # Of the draws
-)->list: # One `number` a bin, None for an empty one
-    "Average a score within bins of position, or of any other value per token"
-    x = table[column] if values is None else values
-    out = []
-    for low, high in zip(edges[:-1], edges[1:]):
-        mask = (x >= low) & (x < high)
-        docs = per_document(table, mask) if mask.any() else None
-        out.append(docs and estimate(torch.tensor(docs[metric]), torch.tensor(docs['tokens']), UNITS[metric], n_boot, seed))
-    return out
 
 # %% ../../nbs/40_language.ipynb #08829f57
 def sliding_windows(
