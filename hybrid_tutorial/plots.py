@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'OTHERS', 'ROLES', 'role_of', 'label_of', 'look_of', 'new_axes', 'log_if_wide', 'tokens_axis', 'show_attn',
-           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_profile', 'plot_throughput',
-           'plot_intervals', 'plot_cost']
+           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_profile', 'plot_intervals',
+           'plot_cost', 'plot_throughput']
 
 # %% ../nbs/39_plots.ipynb #9d37323c
 import math
@@ -215,23 +215,6 @@ def plot_profile(
     ax.legend(frameon=False, fontsize=9)
     return ax.figure
 
-def plot_throughput(
-    rows:list, # "rows" of `measure_costs`
-    title:str='', # The figure's message
-):
-    "Tokens per second against the batch, at the longest context"
-    _, ax = new_axes()
-    last, names = max(r['context'] for r in rows), list(dict.fromkeys(r['model'] for r in rows))
-    for n in names:
-        mine = sorted((r for r in rows if r['model'] == n and r['context'] == last), key=lambda r: r['batch'])
-        ax.plot([r['batch'] for r in mine], [r['tokens_per_s'] for r in mine], label=label_of(n), lw=1.6, ms=5, **look_of(n, names))
-    xs = sorted({r['batch'] for r in rows})
-    ax.set_xscale('log', base=2); ax.set_xticks(xs, xs); ax.minorticks_off(); ax.set_ylim(bottom=0)
-    ax.set(xlabel='sequences decoded together', ylabel='tokens per second', title=title)
-    ax.legend(frameon=False, fontsize=9)
-    return ax.figure
-
-
 # %% ../nbs/39_plots.ipynb #31230af9
 def plot_intervals(
     values:dict, # Name -> number with "value", "low", "high"
@@ -281,3 +264,21 @@ def plot_cost(
     ax.set(xlabel='context (tokens)', ylabel='cache (MB)' if what == 'cache' else 'time per token (ms)', title=title)
     ax.legend(frameon=False, fontsize=9)
     return ax.figure
+
+# %% ../nbs/39_plots.ipynb #5e02c7d4
+def plot_throughput(
+    rows:list, # "rows" of `measure_costs`
+    title:str='', # The figure's message
+):
+    "Tokens per second against the batch, at the longest context"
+    _, ax = new_axes()
+    last, names = max(r['context'] for r in rows), list(dict.fromkeys(r['model'] for r in rows))
+    for n in names:
+        mine = sorted((r for r in rows if r['model'] == n and r['context'] == last), key=lambda r: r['batch'])
+        ax.plot([r['batch'] for r in mine], [r['tokens_per_s'] for r in mine], label=label_of(n), lw=1.6, ms=5, **look_of(n, names))
+    xs = sorted({r['batch'] for r in rows})
+    ax.set_xscale('log', base=2); ax.set_xticks(xs, xs); ax.minorticks_off(); ax.set_ylim(bottom=0)
+    ax.set(xlabel='sequences decoded together', ylabel='tokens per second', title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return ax.figure
+
