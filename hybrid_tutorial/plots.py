@@ -177,7 +177,7 @@ def plot_tasks(
     "Task-length map, one panel a model: colour is the log-probability of the answers, text the share of exact ones"
     names, tasks = list(results), list(next(iter(results.values())))
     lengths = list(dict.fromkeys(n for r in results.values() for t in r.values() for n in t['by_length']))
-    fig, axes = new_axes((6, .8+.27*len(tasks)), cols=len(names), sharey=True, squeeze=False)
+    fig, axes = new_axes((6, max(3, .8+.27*len(tasks))), cols=len(names), sharey=True, squeeze=False)
     for ax, name in zip(axes.flat, names):
         get = lambda t, n, k: results[name][t]['by_length'].get(n, {}).get(k, {}).get('value', math.nan)
         m = torch.tensor([[get(t, n, 'logprob') for n in lengths] for t in tasks])
