@@ -142,7 +142,7 @@ def test_lengths_not_asked_are_left_out_and_data_errors_say_what_to_do(setting):
     got = dict(results={'niah': {'4096,none': .5, '4096_stderr,none': 'N/A', '8192,none': -1, 'alias': 'niah', 'f1,flexible': 1, 'f1_stderr,flexible': .1, 'acc,none': 1., 'acc_stderr,none': 0.}}, **{'n-samples': {'niah': dict(effective=7)}})
     out = read_results(got)['niah']
     assert out['4096'] == dict(value=.5, low=None, high=None, unit='', n=7) and '8192' not in out
-    assert out['f1, flexible']['high'] == pytest.approx(1.196) and out['acc']['high'] <= 1 and out['acc']['low'] < .6
+    assert out['f1, flexible']['high'] == pytest.approx(1.196) and out['acc']['high'] <= 1 and .6 < out['acc']['low'] < .7
     model, tok, d = setting
     (d/'gone.yaml').write_text((TASK+KINDS['write']).replace('NAME', 'gone').replace('DIR', str(d)).replace('colors.json', 'missing.json'))
     with pytest.raises((DataError, ConfigError), match='include=FOLDER'): evaluate_tasks(model, tok, ['gone'], include=d)
