@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 cfg = ConfigParser(delimiters=['='])
 cfg.read('settings.ini', encoding='utf-8')
 c = cfg['DEFAULT']
-gpu, dev, docs = (c[k].split() for k in ('gpu_requirements', 'dev_requirements', 'docs_requirements'))
+gpu, tasks, dev, docs = (c[k].split() for k in ('gpu_requirements', 'eval_requirements', 'dev_requirements', 'docs_requirements'))
 readme = Path('README.md')
 setup(
     name=c['lib_name'], version=c['version'], description=c['description'], author=c['author'],
@@ -15,7 +15,7 @@ setup(
     long_description_content_type='text/markdown',
     packages=find_packages(include=[c['lib_path'], c['lib_path'] + '.*']),
     python_requires='>=' + c['min_python'], install_requires=c['requirements'].split(),
-    extras_require={'gpu': gpu, 'dev': gpu + dev, 'docs': docs + dev},
+    extras_require={'gpu': gpu, 'eval': tasks, 'dev': gpu + tasks + dev, 'docs': docs + tasks + dev},
     entry_points={'console_scripts': c['console_scripts'].split(),
                   'nbdev': [f"{c['lib_path']}={c['lib_path']}._modidx:d"]},
 )

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'OTHERS', 'ROLES', 'role_of', 'label_of', 'look_of', 'new_axes', 'log_if_wide', 'tokens_axis', 'show_attn',
-           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_intervals', 'plot_cost']
+           'smooth', 'plot_curves', 'plot_layers', 'plot_needles', 'plot_tasks', 'plot_profile', 'plot_intervals',
+           'plot_cost', 'plot_throughput']
 
 # %% ../nbs/39_plots.ipynb #9d37323c
 import math
@@ -168,6 +169,52 @@ def plot_needles(
     fig.suptitle(title, fontsize=11)
     return fig
 
+# %% ../nbs/39_plots.ipynb #7c1e41b0
+def plot_tasks(
+    results:dict, # Model -> task -> recall summary
+    title:str='', # The figure's message
+):
+    "Task-length map, one panel a model: colour is the log-probability of the answers, text the share of exact ones"
+    names, tasks = list(results), list(next(iter(results.values())))
+    lengths = list(dict.fromkeys(n for r in results.values() for t in r.values() for n in t['by_length']))
+    fig, axes = new_axes((6, max(3, .8+.27*len(tasks))), cols=len(names), sharey=True, squeeze=False)
+    for ax, name in zip(axes.flat, names):
+        get = lambda t, n, k: results[name][t]['by_length'].get(n, {}).get(k, {}).get('value', math.nan)
+        m = torch.tensor([[get(t, n, 'logprob') for n in lengths] for t in tasks])
+        im = ax.imshow(m.numpy(), cmap='viridis', vmin=-4, vmax=0., aspect='auto')
+        for i, t in enumerate(tasks):
+            for j, n in enumerate(lengths):
+                share = get(t, n, 'exact')
+                if math.isfinite(share): ax.text(j, i, f'{100*share:.0f}', ha='center', va='center', fontsize=8, color='white' if m[i, j] < -2 else 'black')
+        ax.set_title(label_of(name), fontsize=9); ax.set_xlabel('prompt (tokens)', fontsize=9)
+        ax.set_xticks(range(len(lengths)), lengths, fontsize=8); ax.set_yticks(range(len(tasks)), tasks, fontsize=8)
+    fig.colorbar(im, ax=list(axes.flat), label='log-prob. (nats/token)', extend='min')
+    fig.suptitle(title, fontsize=11); fig.supxlabel('colour: log-probability of the answer, number: exact answers (%)', fontsize=8)
+    return fig
+
+
+# %% ../nbs/39_plots.ipynb #3d90be17
+def plot_profile(
+    profiles:dict, # Name -> "edges" and "bins" of a language summary
+    title:str='', # The figure's message
+    xlabel:str='position in the context (tokens)',
+    ylabel:str='KL to the teacher (nats/token)',
+):
+    "A score in bins that double, with intervals"
+    _, ax = new_axes()
+    ys = []
+    for name, p in profiles.items():
+        look, found = look_of(name, profiles), [(low, b) for low, b in zip(p['edges'], p['bins']) if b]
+        ax.plot([x for x, _ in found], [b['value'] for _, b in found], label=label_of(name), lw=1.6, ms=5, **look)
+        for x, b in found:
+            if b['low'] is not None: ax.plot([x, x], [b['low'], b['high']], color=look['color'], lw=1)
+        ys += [b['value'] for _, b in found]
+    ax.set_xscale('log', base=2); tokens_axis(ax); log_if_wide(ax, 'y', ys)
+    if ax.get_yscale() == 'linear' and ys and min(ys) >= 0: ax.set_ylim(bottom=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return ax.figure
+
 # %% ../nbs/39_plots.ipynb #31230af9
 def plot_intervals(
     values:dict, # Name -> number with "value", "low", "high"
@@ -206,7 +253,10 @@ def plot_cost(
         for xi, yi, r in zip(x, y, mine):
             if r['filled_by'] == 'stretched': ax.plot(xi, yi, marker=look['marker'], ms=5, mfc='white', mec=look['color'], zorder=5)
             if what == 'decode': ax.plot([xi, xi], [r['decode']['low'], r['decode']['high']], color=look['color'], lw=1)
+        limit = [r.get('floor_ms') for r in mine]
+        if what == 'decode' and None not in limit: ax.plot(x, limit, color=look['color'], lw=1, ls=(0, (1, 2))); ys += limit
         ys += y
+    if what == 'decode' and any(r.get('floor_ms') for r in rows): ax.plot([], [], color='#666666', lw=1, ls=(0, (1, 2)), label='bytes / bandwidth')
     xs = sorted({r['context'] for r in rows})
     ax.set_xscale('log', base=2); ax.set_xticks(xs); ax.minorticks_off(); tokens_axis(ax)
     log_if_wide(ax, 'y', ys)
@@ -214,3 +264,21 @@ def plot_cost(
     ax.set(xlabel='context (tokens)', ylabel='cache (MB)' if what == 'cache' else 'time per token (ms)', title=title)
     ax.legend(frameon=False, fontsize=9)
     return ax.figure
+
+# %% ../nbs/39_plots.ipynb #5e02c7d4
+def plot_throughput(
+    rows:list, # "rows" of `measure_costs`
+    title:str='', # The figure's message
+):
+    "Tokens per second against the batch, at the longest context"
+    _, ax = new_axes()
+    last, names = max(r['context'] for r in rows), list(dict.fromkeys(r['model'] for r in rows))
+    for n in names:
+        mine = sorted((r for r in rows if r['model'] == n and r['context'] == last), key=lambda r: r['batch'])
+        ax.plot([r['batch'] for r in mine], [r['tokens_per_s'] for r in mine], label=label_of(n), lw=1.6, ms=5, **look_of(n, names))
+    xs = sorted({r['batch'] for r in rows})
+    ax.set_xscale('log', base=2); ax.set_xticks(xs, xs); ax.minorticks_off(); ax.set_ylim(bottom=0)
+    ax.set(xlabel='sequences decoded together', ylabel='tokens per second', title=title)
+    ax.legend(frameon=False, fontsize=9)
+    return ax.figure
+

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from .core import CheckpointError, ConfigError, HybridError, atomic_file, atomic_folder, file_lock, pick_dtype, pick_device, seed_everything, sha256_of, unknown
 from .data import load_corpus
-from .evaluation.efficiency import measure_efficiency
+from .evaluation.efficiency import measure_costs
 from .evaluation.suite import evaluate_models
 from .models.hybrid import build_hybrid, build_student, check_keep, load_hybrid
 from .models.mixers import MIXERS, mixer_settings
@@ -276,7 +276,7 @@ class Conversion:
         with atomic_file(self.f.path/'evaluation.json') as tmp: tmp.write_text(json.dumps(self.evaluation, indent=1))
         self.samples = self.f.stage('samples', lambda: continuations(self.models, self.tok, r.sample_tokens)) if r.sample_tokens else []
         timed = {n: m for n, m in self.models.items() if n != 'uniform'}      # uniform costs what the chosen hybrid costs
-        self.efficiency = self.f.stage('efficiency', lambda: measure_efficiency(timed, r.contexts, prefill_limit=1024, seed=r.seed))
+        self.efficiency = self.f.stage('efficiency', lambda: measure_costs(timed, r.contexts, prefill_limit=1024, seed=r.seed))
 
 # %% ../nbs/60_main_job.ipynb #89653097
 PROMPTS = ("The most important thing about the history of the city is that",

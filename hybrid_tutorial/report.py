@@ -7,7 +7,9 @@ __all__ = ['KEYS', 'ORDER', 'esc', 'missing', 'section', 'LEAST_GAP', 'GLOSSARY'
            'show', 'three', 'size', 'dig', 'cell', 'table', 'picture', 'chosen', 'by_role', 'recall_set', 'compare',
            'recall_kept', 'plain_set', 'verdict', 'price', 'headline', 'headline_table', 'headline_figure',
            'how_scored', 'scores_section', 'curves_section', 'language_section', 'pairs_table', 'needle_section',
-           'samples_section', 'cost_sentence', 'cost_section', 'facts_section', 'render_report', 'write_report']
+           'samples_section', 'cost_sentence', 'draw_costs', 'meeting', 'profile_section', 'tasks_section',
+           'cost_section', 'facts_section', 'render_report', 'write_report', 'run_names', 'differences_table',
+           'comparison_table', 'across', 'render_comparison', 'write_comparison']
 
 # %% ../nbs/61_report.ipynb #05d8e120
 import base64, html, io, json, math
@@ -295,23 +297,67 @@ def cost_sentence(end)->str:
     h, t = rows['kl'], rows['teacher']
     return f"<p>At {h['context']:,} tokens the hybrid's cache has {three(h['cache_bytes']/t['cache_bytes'])} of the teacher's bytes, and a token takes {three(h['decode']['value']/t['decode']['value'])} of the teacher's time.</p>"
 
+def draw_costs(
+    got:dict, # What `measure_costs` or `measure_efficiency` returned
+)->dict: # "cache", "decode" and, with several batches, "throughput"
+    "The figures of a measurement of speed and memory"
+    rows, batches = got['rows'], sorted({r.get('batch', 1) for r in got['rows']})
+    one = [r for r in rows if r.get('batch', 1) == batches[0]]
+    figs = dict(cache=plots.plot_cost(one, 'cache', 'Memory of the decode cache'), decode=plots.plot_cost(one, 'decode', 'Time per generated token'))
+    if len(batches) > 1: figs['throughput'] = plots.plot_throughput(rows, 'More sequences at once, more tokens a second')
+    return figs
+
+def meeting(got)->str:
+    "Where each model becomes cheaper than the first one measured"
+    where = lambda c: 'nowhere in this range' if c is None else 'at every context measured' if c == 0 else f'from {c:,.0f} tokens on'
+    first = got['rows'][0]['model']
+    lines = [f"{plots.label_of(n)}{'' if len(by) == 1 else f', batch {b}'}: smaller than the {plots.label_of(first)} {where(c['bytes'])}, faster {where(c['time'])}." for n, by in (got.get('crossover') or {}).items() for b, c in by.items()]
+    return '<ul>' + ''.join(f'<li>{esc(l)}</li>' for l in lines) + '</ul>' if lines else ''
+
+def profile_section(run)->str:
+    "Where in the context, and on which words, a model leaves its teacher"
+    models, s = run.get('models') or {}, plain_set(run)
+    out = []
+    for key, what in (('by_position', 'position in the context (tokens)'), ('by_frequency', 'how often the word occurs in the text')):
+        found = {n: p for n in in_order(models) if (p := dig(models[n], 'sets', s, 'plain', key)) and plots.role_of(n) != 'teacher'}
+        if not found: continue
+        unit = 'KL to the teacher' if next(iter(found.values()))['metric'] == 'kl' else 'loss'
+        says = '; '.join(f"{plots.label_of(n)} from {show(next(b for b in p['bins'] if b), False)} to {show([b for b in p['bins'] if b][-1], False)}" for n, p in found.items())
+        out.append(picture(plots.plot_profile(found, f"{unit} by {'position' if key == 'by_position' else 'word frequency'}, {s}", what, f'{unit} (nats/token)'), f'{unit} along {what}: {says} nats per token', f'Bins double. First and last bin: {says}.'))
+    return ''.join(out) or missing('KL by position and by word frequency')
+
+def tasks_section(run)->str:
+    "Every recall task, by model and length"
+    models = run.get('models') or {}
+    found = {n: models[n]['tasks'] for n in in_order(models) if models[n].get('tasks')}
+    if not found: return missing('the other recall tasks (hybrid-distill evaluate --recall all)')
+    tasks = list(next(iter(found.values())))
+    alt = 'Log-probability of the answers by task and length. ' + '; '.join(f"{plots.label_of(n)}: " + ', '.join(f"{t} {show(r[t]['logprob'], False)}" for t in tasks) for n, r in found.items())
+    rows = [[t, *(f"{show(r[t]['exact'], False)}, {show(r[t]['logprob'])}" for r in found.values())] for t in tasks]
+    table_of = table(['task', *map(plots.label_of, found)], rows, 'Share of exact answers, and log-probability of the answer (nats/token)')
+    maps = ''.join(picture(plots.plot_needles({n: r[t]['grid'] for n, r in found.items()}, f'{t}: length and depth'), f'{t} by prompt length and depth. ' + '; '.join(f"{plots.label_of(n)}: {show(r[t]['logprob'])} nats per token" for n, r in found.items()), '') for t in tasks if len(next(iter(found.values()))[t]['grid']['depths']) > 1)
+    return picture(plots.plot_tasks(found, 'What each memory can do'), alt, 'Yellow is certain; every model answered the same questions.') + table_of + f'<details><summary>Length-depth map of each task</summary>{maps}</details>'
+
 def cost_section(run)->str:
     "Cache bytes and latency against context"
     rows = dig(run, 'efficiency', 'rows')
     if not rows: return missing('cache bytes and latency')
     names, last = in_order(dict.fromkeys(r['model'] for r in rows)), max(r['context'] for r in rows)
-    rows = sorted(rows, key=lambda r: (names.index(r['model']), r['context']))
-    end = {r['model']: r for r in rows if r['context'] == last}
+    rows = sorted(rows, key=lambda r: (r.get('batch', 1), names.index(r['model']), r['context']))
+    end = {r['model']: r for r in reversed(rows) if r['context'] == last}           # of the smallest batch
     alt = lambda f: f'At {last:,} tokens: ' + '; '.join(f'{plots.label_of(n)} {f(end[n])}' for n in names if n in end)
-    head = ['model', 'context (tokens)', 'cache', 'by formula', 'time per token (ms)', 'prefill (tokens/s)', 'cache filled by']
-    lines = [[plots.label_of(r['model']), f"{r['context']:,}", size(r['cache_bytes']), size(r.get('predicted_cache_bytes')), show(r['decode']),
-              'not measured' if r.get('prefill_tokens_per_s') is None else three(r['prefill_tokens_per_s']), r['filled_by']] for r in rows]
+    head = ['model', 'context (tokens)', 'batch', 'cache', 'by formula', 'time per token (ms)', 'of the limit', 'tokens/s', 'peak memory', 'prefill (tokens/s)', 'cache filled by']
+    maybe = lambda v, f: 'not measured' if v is None else f(v)
+    lines = [[plots.label_of(r['model']), f"{r['context']:,}", r.get('batch', 1), size(r['cache_bytes']), size(r.get('predicted_cache_bytes')), show(r['decode']),
+              maybe(r.get('share_of_limit'), lambda v: f'{100*v:.0f} %'), maybe(r.get('tokens_per_s'), three), maybe(r.get('peak_bytes'), size), maybe(r.get('prefill_tokens_per_s'), three), r['filled_by']] for r in rows]
     s = run['efficiency'].get('settings') or {}
     how = ', '.join(f'{k} {v}' for k, v in s.items())
     saved = cost_sentence(end)
     note = 'Medians, the middle half of the timings in brackets; models measured in turn.' + (' Hollow markers: the cache was lengthened by repeating its entries instead of by a prefill.' if any(r['filled_by'] == 'stretched' for r in rows) else '')
-    return saved + picture(plots.plot_cost(rows, 'cache', 'Memory of the decode cache'), alt(lambda r: size(r['cache_bytes'])), alt(lambda r: size(r['cache_bytes'])) + '.') + \
-        picture(plots.plot_cost(rows, 'decode', 'Time per generated token'), alt(lambda r: show(r['decode']) + ' ms per token'), note) + \
+    figs = draw_costs(run['efficiency'])
+    more = picture(figs['throughput'], f'Tokens per second against the batch at {last:,} tokens', f'At {last:,} tokens of context.') if 'throughput' in figs else ''
+    return saved + picture(figs['cache'], alt(lambda r: size(r['cache_bytes'])), alt(lambda r: size(r['cache_bytes'])) + '.') + \
+        picture(figs['decode'], alt(lambda r: show(r['decode']) + ' ms per token'), note) + more + meeting(run['efficiency']) + \
         f'<details><summary>As a table</summary>{table(head, lines, "Cost against context length")}<p class="small">{esc(how)}</p></details>'
 
 # %% ../nbs/61_report.ipynb #1dda999c
@@ -376,7 +422,8 @@ def render_report(
     body = [f'<header><p class="small">{about}</p><h1>{esc(title)}</h1><p class="lead">{esc(lead)}</p></header>',
             headline_table(run), headline_figure(run),
             section('Which layers stay softmax', scores_section(run)), section('Training', curves_section(run)),
-            section('Language, in full', language_section(run)), section('Needles', needle_section(run)),
+            section('Language, in full', language_section(run)), section('Where a model leaves its teacher', profile_section(run)),
+            section('Needles', needle_section(run)), section('Other recall tasks', tasks_section(run)),
             section('The same prompt, continued by each model', samples_section(run)), section('Memory and speed', cost_section(run)),
             section('How to read these numbers', read),
             section('Limits', '<ul>' + ''.join(f'<li>{esc(x)}</li>' for x in limits) + '</ul>' if limits else missing('a statement of limits')),
@@ -392,4 +439,79 @@ def write_report(
         path, run = path or Path(run)/'report.html', load_run(run)
     if path is None: raise ConfigError("give a path for the report when the run is a dict")
     with atomic_file(path) as tmp: tmp.write_text(render_report(run), encoding='utf-8')
+    return Path(path)
+
+# %% ../nbs/61_report.ipynb #01495a1f
+def run_names(runs:list)->list:
+    "A name for each run, all different"
+    names = [str(r.get('name') or f'run {i+1}') for i, r in enumerate(runs)]
+    return [n if names.count(n) == 1 else f'{n} ({i+1})' for i, n in enumerate(names)]
+
+def differences_table(runs, names)->str:
+    "Settings that are not the same everywhere"
+    configs = [{k: v for k, v in {**(r.get('config') or {}), 'teacher': r.get('teacher'), 'seed': r.get('seed')}.items()} for r in runs]
+    keys = [k for k in dict.fromkeys(k for c in configs for k in c) if len({json.dumps(c.get(k), default=str) for c in configs}) > 1]
+    return table(['setting', *names], [[k, *(str(c.get(k, 'not said')) for c in configs)] for k in keys], 'Settings that differ') if keys else '<p>All settings that these runs say are the same.</p>'
+
+def comparison_table(runs, names)->str:
+    "Every model of every run"
+    rows, s, plain = [], recall_set(runs[0]), plain_set(runs[0])
+    for run, name in zip(runs, names):
+        kept, cost = recall_kept(run), dig(run, 'efficiency', 'rows') or []
+        last = max((r['context'] for r in cost), default=None)
+        end = {r['model']: r for r in reversed(cost) if r['context'] == last}
+        for n in in_order(run.get('models') or {}):
+            m, role = run['models'][n], plots.role_of(n)
+            keep = dig(m, 'model', 'keep')
+            rows.append([f'{name}: {plots.label_of(n)}', '' if keep is None else len(keep), show(dig(m, 'sets', s, 'recall', 'loss')), '' if role not in kept else f'{100*kept[role]:.0f} %'.replace('-', '−'),
+                         show(dig(m, 'needle', 'exact'), False), show(dig(m, 'sets', plain, 'plain', 'kl')), show(dig(m, 'sets', plain, 'plain', 'perplexity'), False),
+                         size(dig(end, n, 'cache_bytes')), show(dig(end, n, 'decode', 'value'))])
+    head = ['run and model', 'softmax layers', f'recall loss, {s} (nats/token)', 'recall kept', 'needles', f'KL to teacher, {plain} (nats/token)', f'perplexity, {plain}', 'cache at the longest context', 'time per token there (ms)']
+    return table(head, rows, 'What each run lost and kept (95 % intervals in brackets)')
+
+def across(runs, names)->str:
+    "The main hybrids of two runs on the same documents"
+    rows = []
+    for i in range(len(runs)):
+        for j in range(i):
+            mine, other = by_role(runs[i]).get('kl'), by_role(runs[j]).get('kl')
+            for s, groups in ((mine or {}).get('sets') or {}).items():
+                for g in groups:
+                    for metric in ('loss', 'kl'):
+                        a, b = dig(mine, 'sets', s, g), dig(other, 'sets', s, g)
+                        if not b or metric not in a or metric not in b: continue
+                        try: d = paired_difference(a, b, metric); clear = 'one document' if d['separated'] is None else 'yes' if d['separated'] else 'no'
+                        except (ConfigError, DataError): d, clear = None, 'other documents'
+                        rows.append([f'{names[i]} minus {names[j]}', f"{s}, {'recall' if g == 'recall' else 'plain'}", metric, show(d), clear])
+    return table(['runs', 'text', 'metric', 'difference (nats/token)', 'beyond the interval'], rows, 'Main hybrids, paired over documents; negative: the first is closer') if rows else missing('a hybrid in two of the runs')
+
+def render_comparison(
+    runs:list, # Two or more runs, as `render_report` takes them
+)->str: # One HTML document
+    "Lay runs side by side on one self-contained page"
+    if len(runs) < 2: raise ConfigError("a comparison needs two runs or more; for one there is write_report")
+    for r in runs:
+        if set(r)-set(KEYS): raise ConfigError(f"unknown parts of a report: {sorted(set(r)-set(KEYS))}; known: {', '.join(KEYS)}")
+    names, s = run_names(runs), recall_set(runs[0])
+    values = {f'{name}: {plots.label_of(n)}': v for run, name in zip(runs, names) for n in in_order(run.get('models') or {})
+              if (v := dig(run['models'][n], 'sets', s, 'recall', 'loss')) and plots.role_of(n) != 'all-linear'}
+    said = '; '.join(f'{n} {show(v)}' for n, v in values.items())
+    figure = picture(plots.plot_intervals(values, 'Recall: closer to the teacher is better', f'loss on second copies, {s} (nats/token)', ''), f'Recall loss: {said}', 'Dots are averages, bars 95 % intervals over documents.') if values else missing('losses on text that needs recall')
+    tasks = {f'{name}: {plots.label_of(n)}': m['tasks'] for run, name in zip(runs, names) for n, m in by_role(run).items() if n == 'kl' and m.get('tasks')}
+    same = tasks and len({tuple(t) for t in tasks.values()}) == 1
+    body = [f'<header><h1>{esc(" against ".join(names))}</h1></header>', comparison_table(runs, names), figure, section('What differs', differences_table(runs, names)),
+            section('Beyond chance?', across(runs, names)), section('Recall tasks of the main hybrids', picture(plots.plot_tasks(tasks, 'Recall by task'), 'Recall tasks of each run') if same else missing('the same recall tasks in every run')),
+            section('How to read these numbers', '<dl>' + ''.join(f'<dt>{esc(k)}</dt><dd>{esc(v)}</dd>' for k, v in GLOSSARY.items()) + '</dl>')]
+    return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{esc(" against ".join(names))}</title><style>{STYLE}</style></head><body><main>{"".join(body)}</main></body></html>'
+
+def write_comparison(
+    runs:list, # Dicts, or folders of runs
+    path=None, # Where the page goes; None: `compare.html` beside the last run's folder
+)->Path: # The page
+    "Write a comparison of runs as one HTML file"
+    if path is None:
+        if isinstance(runs[-1], dict): raise ConfigError("give a path for the comparison when the runs are dicts")
+        path = Path(runs[-1]).parent/'compare.html'
+    text = render_comparison([r if isinstance(r, dict) else load_run(r) for r in runs])
+    with atomic_file(path) as tmp: tmp.write_text(text, encoding='utf-8')
     return Path(path)

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from transformers.cache_utils import Cache, DynamicLayer, LinearAttentionLayer
 
 from hybrid_tutorial.core import ConfigError, DataError, ShapeError
-from hybrid_tutorial.evaluation.efficiency import (cache_bytes, layer_kinds, measure_efficiency,
-                                                   predicted_cache_bytes, stretch_cache)
+from hybrid_tutorial.evaluation.efficiency import (Peak, cache_bytes, crossover, decode_work, layer_kinds, machine_limits, measure_costs,
+                                                   measure_efficiency, predicted_cache_bytes, step_profile, stretch_cache)
 from hybrid_tutorial.evaluation.language import (by_bins, estimate, evaluate_language, evaluate_many,
-                                                 paired_difference, score_tokens, summarise, targets_of)
+                                                 paired_difference, profile_of, score_tokens, sliding_windows, summarise, targets_of)
 from hybrid_tutorial.evaluation.recall import (CHANCE, RecallItem, answer_tokens, encode, evaluate_recall, make_needle,
                                                make_needles, score_items, summarise_items, wilson, wrap)
 from hybrid_tutorial.evaluation.suite import evaluate, evaluate_models
@@ -183,6 +183,43 @@ def test_language_errors(pair, batches):
     with pytest.raises(ShapeError, match='one vocabulary'): evaluate_language(llama(0, vocab_size=120), batches, teacher=pair[0])
     with pytest.raises(DataError, match='no token'): evaluate_language(pair[0], [])
     with pytest.raises(ShapeError, match='input_ids'): evaluate_language(pair[0], [dict(input_ids=torch.zeros(3, dtype=torch.long))])
+
+
+@pytest.mark.parametrize('window, stride, batch_size', [(16, 5, 3), (33, 32, 2), (8, 1, 4), (200, 100, 2)])
+def test_sliding_windows_equal_one_token_at_a_time(pair, window, stride, batch_size):
+    "Each token once, from the context its window gives it; documents stay the units"
+    g = torch.Generator().manual_seed(0)
+    docs = [torch.randint(W, (n,), generator=g) for n in (60, 2, 17, 33, 1, 41)]
+    table = score_tokens({'m': pair[1]}, sliding_windows(docs, window=window, stride=stride, batch_size=batch_size), teacher=pair[0], dtype='float32')['m']
+    want, units = [], []
+    for u, ids in enumerate(docs):
+        for t in range(1, len(ids)):
+            stop = min(len(ids), window if t < window else window+stride*(-(-(t-window+1)//stride)))
+            with torch.no_grad(): lp = pair[1](ids[None, max(0, stop-window):t]).logits[0, -1].log_softmax(-1)
+            want.append(-lp[ids[t]].item()); units.append(u)
+    assert table['unit'].tolist() == units
+    assert torch.allclose(table['loss'], torch.tensor(want), atol=1e-5)
+    s = summarise(table, n_boot=20)['plain']
+    assert s['tokens'] == 59+1+16+32+40 and s['per_document']['document'] == [0, 1, 2, 3, 5]
+
+
+def test_sliding_windows_errors():
+    for stride in (0, 16, 20):
+        with pytest.raises(ConfigError, match='stride'): next(sliding_windows([[1, 2, 3]], window=16, stride=stride))
+
+
+def test_profiles_by_position_and_frequency(pair, batches):
+    got = evaluate_language(pair[1], batches, teacher=pair[0], dtype='float32', n_boot=20)['plain']
+    t = score_tokens({'s': pair[1]}, batches, teacher=pair[0], dtype='float32')['s']
+    t = {k: v[~t['recall']] for k, v in t.items()}
+    count = {int(w): int((score_tokens({'s': pair[1]}, batches, dtype='float32')['s']['target'] == w).sum()) for w in t['target'].unique()}
+    for kind, value in (('by_position', t['position'].tolist()), ('by_frequency', [count[int(w)] for w in t['target']])):
+        p = got[kind]
+        assert p['metric'] == 'kl' and p['edges'][0] == 1 and p['edges'][-1] > max(value)
+        for low, high, b in zip(p['edges'], p['edges'][1:], p['bins']):
+            mine = [k for k, v in zip(t['kl'].tolist(), value) if low <= v < high]
+            assert (b is None) == (not mine) and (not mine or b['value'] == pytest.approx(sum(mine)/len(mine), rel=1e-5))
+    assert profile_of({k: v for k, v in t.items() if k != 'kl'}, t['position'])['metric'] == 'loss'
 
 
 # ---------------------------------------------------------------- bootstrap
@@ -405,3 +442,64 @@ def test_formula_is_measured_bytes_on_hybrids(mixer):
     assert len({r['cache_bytes'] for r in got['rows'] if r['model'] == 'all-linear'}) == 1
     long = {r['model']: r['cache_bytes'] for r in got['rows'] if r['context'] == 200}
     assert long['kl'] == long['teacher']/3 + long['all-linear']*2/3
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('mixer, settings', [('gdn', dict(window=6, sinks=2)), ('kda', dict(window=3)), ('swa', dict(window=5, sinks=3)), ('hedgehog', dict(features=4)),
+                                             ('performer', {}), ('rwkv6', {}), ('rwkv7', {}), ('mamba2', {}), ('gla', dict(window=40))])
+def test_formula_is_measured_bytes_with_windows_and_other_states(mixer, settings, dtype):
+    from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+    teacher = llama(scale=1., num_hidden_layers=3).to(dtype)
+    student = build_student(teacher, mixer, settings=settings, verbose=False)
+    for m in (student, build_hybrid(student, teacher, [0])):
+        for T in (2, 5, 29):
+            with torch.no_grad(): past = m(torch.randint(W, (2, T)), use_cache=True).past_key_values
+            assert cache_bytes(past) == predicted_cache_bytes(m, T, batch=2, itemsize=dtype.itemsize), T
+
+
+def test_bytes_and_operations_of_a_step():
+    "Counted by hand, and by torch's own counter of operations"
+    from torch.utils.flop_counter import FlopCounterMode
+    m, T, B = llama(scale=1.), 50, 3
+    work = decode_work(m, T, B)
+    assert work['bytes'] == sum(p.numel()*4 for p in m.parameters())-W*32*4+B*2*2*2*T*8*4
+    m.set_attn_implementation('eager')                    # the counter does not know the fused one of the CPU
+    with torch.no_grad():
+        past = m(torch.randint(W, (B, T-1)), use_cache=True).past_key_values
+        with FlopCounterMode(display=False) as counter: m(torch.randint(W, (B, 1)), past_key_values=past, use_cache=True)
+    assert work['flops'] == pytest.approx(counter.get_total_flops(), rel=.02)
+    tied = llama(scale=1., tie_word_embeddings=True)
+    assert decode_work(tied, T, B)['bytes'] == sum(p.numel()*4 for p in tied.parameters())+B*2*2*2*T*8*4
+    from hybrid_tutorial.models.hybrid import build_student
+    s = build_student(llama(scale=1.), verbose=False)
+    assert decode_work(s, 10)['bytes'] == decode_work(s, 10**6)['bytes'] == sum(p.numel()*4 for p in s.parameters())-W*32*4+2*2*4*8*8*4
+
+
+def test_costs_of_three_models_in_one_run():
+    from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+    teacher = llama(scale=1., num_hidden_layers=3)
+    student = build_student(teacher, verbose=False)
+    got = measure_costs({'teacher': teacher, 'all-linear': student, 'hybrid': build_hybrid(student, teacher, [1])}, (4, 64, 200), (1, 2), decode_tokens=2, rounds=2, prefill_limit=64)
+    assert [(r['batch'], r['context'], r['model']) for r in got['rows']] == [(b, c, m) for b in (1, 2) for c in (4, 64, 200) for m in ('teacher', 'all-linear', 'hybrid')]
+    for r in got['rows']:
+        assert 0 < r['floor_ms'] and r['share_of_limit'] == pytest.approx(r['floor_ms']/r['decode']['value']) and r['share_of_limit'] < 1
+        assert r['tokens_per_s'] == pytest.approx(1e3*r['batch']/r['decode']['value']) and r['work']['bytes'] > r['weight_bytes']-W*32*4
+        assert r['peak_bytes'] is None or r['peak_bytes'] >= r['weight_bytes']
+    for n in ('all-linear', 'hybrid'):                    # 4*H*K*K = 2*G*K*4*T at T = H*K/(2*G) = 8 tokens, whatever the batch
+        for b in ('1', '2'): assert got['crossover'][n][b]['bytes'] == pytest.approx(8.)
+    import json; assert json.loads(json.dumps(got)) == got
+
+
+def test_crossover():
+    row = lambda m, c, by, ms: dict(model=m, context=c, batch=1, cache_bytes=by, decode=dict(value=ms))
+    rows = [row('t', 0, 0, 1.), row('t', 10, 100, 2.), row('a', 0, 50, .5), row('a', 10, 50, .5), row('b', 0, 200, 5.), row('b', 10, 200, 5.)]
+    assert crossover(rows, 'a') == {'1': dict(bytes=5., time=0)} and crossover(rows, 'b') == {'1': dict(bytes=None, time=None)}
+
+
+def test_limits_and_peak_and_profile():
+    limits = machine_limits(seconds=.02)
+    assert 1e8 < limits['bytes_per_s'] < 1e13 and 1e8 < limits['flops_per_s'] < 1e16
+    with Peak('cpu') as peak: torch.ones(2**23).mul_(2.)                        # 32 MiB, returned at once
+    assert peak.bytes is None or 2**24 < peak.bytes < 2**27
+    got = step_profile(llama(), steps=3)
+    assert got['total'] > 0 and got['products'] > 0 and got['attention'] > 0 and got['calls'] > 20

@@ -158,8 +158,17 @@ def test_commands_work_on_a_model_folder(done, folder, capsys, tmp_path):
     model = str(done[0]/'model')
     assert main(['generate', model, 'Hello', '--tokens', '4']) == 0 and 'Hello' in capsys.readouterr().out
     assert main(['generate', model, 'Hello', '--tokens', '4', '--chat', '--temperature', '0.8']) == 0
-    assert main(['evaluate', model, '--teacher', str(folder), '--tokens', '512', '--needles', '0', '--json', str(tmp_path/'e.json')]) == 0
-    assert 'wikipedia_5' in capsys.readouterr().out and json.loads((tmp_path/'e.json').read_text())['sets']
+    assert main(['evaluate', model, '--teacher', str(folder), '--tokens', '512', '--needles', '0', '--json', str(tmp_path/'e.json'), '--recall', 'multikey,induction', '--lengths', '256', '--depths', '0,1']) == 0
+    got = json.loads((tmp_path/'e.json').read_text())
+    assert 'wikipedia_5' in capsys.readouterr().out and got['sets'] and set(got['tasks']) == {'multikey', 'induction'} and got['tasks']['multikey']['exact']['n'] == 2
+    for more, word in ((['--recall', 'multikeys'], 'multikey'), (['--depths', 'a'], '0,0.5,1')): assert main(['evaluate', model, *more]) == 2 and word in capsys.readouterr().err
+    assert main(['bench', 'efficiency', model, '--teacher', str(folder), '--contexts', '8,64,200', '--batches', '1,2', '--prefill-limit', '64', '--rounds', '1', '--dtype', 'float32', '--json', '--out', str(tmp_path/'cost')]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert {r['model'] for r in got['rows']} == {'teacher', 'hybrid', 'all-linear'} and got == json.loads((tmp_path/'cost'/'efficiency.json').read_text())
+    assert all((tmp_path/'cost'/f'{n}.png').exists() for n in ('cache', 'decode', 'throughput'))
+    assert got['settings']['keep'] == [i for i, k in enumerate(json.loads((done[0]/'model'/'config.json').read_text())['layer_types']) if k == 'full_attention']
+    assert main(['bench', 'efficiency', '--teacher', str(folder), '--contexts', '8,64', '--rounds', '1']) == 0 and 'smaller cache than teacher' in capsys.readouterr().out
+    assert main(['bench', 'efficiency', str(folder), '--teacher', str(folder)]) == 2 and 'not a hybrid' in capsys.readouterr().err
     assert main(['doctor']) == 0 and 'number format' in capsys.readouterr().out
     assert {'torch', 'device', 'cache folder', 'offline teacher'} <= {r[0] for r in doctor()}
 

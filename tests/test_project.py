@@ -14,7 +14,7 @@ def settings():
 
 def requirements():
     c = settings()
-    return [r for key in ('requirements', 'gpu_requirements', 'dev_requirements', 'docs_requirements') for r in c[key].split()]
+    return [r for key in ('requirements', 'gpu_requirements', 'eval_requirements', 'dev_requirements', 'docs_requirements') for r in c[key].split()]
 
 
 def pins():

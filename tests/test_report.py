@@ -12,7 +12,7 @@ matplotlib.use('Agg')
 from hybrid_tutorial import plots, report
 from hybrid_tutorial.core import CheckpointError, ConfigError, ShapeError
 from hybrid_tutorial.evaluation.language import number
-from hybrid_tutorial.report import load_run, read_curves, render_report, show, three, write_report
+from hybrid_tutorial.report import draw_costs, load_run, read_curves, render_comparison, render_report, show, three, write_comparison, write_report
 
 # FIXTURE: every number below is invented. It only shows that the page repeats what it is given.
 NAMES = ('teacher', 'all-linear', 'uniform', 'kl')
@@ -24,7 +24,8 @@ def group(loss, kl, docs=12, spread=.1):
     per = dict(document=list(range(docs)), tokens=n, loss=[100*(loss+spread*(i-docs/2+.5)/docs) for i in range(docs)], kl=[100*kl]*docs)
     num = lambda v, u: number(v, u, v*.9, v*1.1, docs)
     return dict(loss=num(loss, 'nats/token'), perplexity=num(2.718**loss, ''), kl=num(kl, 'nats/token'), reverse_kl=num(kl, 'nats/token'),
-                agreement=num(.8, 'share of tokens'), tokens=sum(n), per_document=per)
+                agreement=num(.8, 'share of tokens'), tokens=sum(n), per_document=per,
+                **{k: dict(edges=[1, 2, 4, 8], metric='kl', bins=[num(kl, 'nats/token'), None, num(2*kl, 'nats/token')]) for k in ('by_position', 'by_frequency')})
 
 
 def needle(hits, lp):
@@ -36,9 +37,10 @@ def needle(hits, lp):
 def fixture_run():
     echo, plain = dict(zip(NAMES, (.14, 3.35, 2.84, .33))), dict(zip(NAMES, (0, .67, .57, .46)))
     models = {n: dict(sets=dict(owt_5=dict(plain=group(3.4+plain[n], plain[n])), echo=dict(plain=group(3.+plain[n], plain[n]), recall=group(echo[n], echo[n]))),
-                      needle=needle(*dict(zip(NAMES, ((15, -.05), (0, -2.3), (2, -1.9), (13, -.3))))[n])) for n in NAMES}
+                      needle=needle(*dict(zip(NAMES, ((15, -.05), (0, -2.3), (2, -1.9), (13, -.3))))[n]),
+                      tasks=dict(multikey=needle(7, -1.23), induction=needle(3, -4.56))) for n in NAMES}
     rows = [dict(model=n, context=c, decode=number(20+c/400*(n == 'teacher'), 'ms/token', 18, 40, 24), cache_bytes=1000*c if n == 'teacher' else 300*c+500000,
-                 predicted_cache_bytes=1000*c, prefill_tokens_per_s=None if c > 2048 else 410., filled_by='stretched' if c > 2048 else 'prefill')
+                 batch=1, floor_ms=9., share_of_limit=.37, tokens_per_s=41.7, peak_bytes=6.5e8, predicted_cache_bytes=1000*c, prefill_tokens_per_s=None if c > 2048 else 410., filled_by='stretched' if c > 2048 else 'prefill')
             for n in NAMES for c in (256, 1024, 8192)]
     steps = list(range(1000, 81000, 1000))
     return dict(name='FIXTURE RUN, invented numbers', teacher='SmolLM2-135M-Instruct (fixture)', command='hybrid-distill run --seed 0', seed=0, date='2026-01-01', machine='2 CPU cores',
@@ -47,7 +49,7 @@ def fixture_run():
                             other=dict(method='kl_removal', texts=dict(plain=[.01*i for i in range(30)], recall=[.3]*30), keep=[0, 1])),
                 curves={'stage 1': {'all-linear': dict(tokens=steps, loss=[.5/(1+s/9000) for s in steps], unit='L2 norm')}, 'stage 2': {k: dict(tokens=steps, loss=[o/(1+s/40000) for s in steps]) for k, o in (('uniform', .6), ('kl', .4))}},
                 models=models, samples=[dict(prompt='Once upon a time', settings='greedy, 20 tokens', continuations={n: f'there was <script>alert("{n}")</script> & a king' for n in NAMES})],
-                efficiency=dict(rows=rows, settings=dict(batch=1, threads=2)), limits=['One seed.', 'Q4_1 teacher.'])
+                efficiency=dict(rows=rows, settings=dict(batch=1, threads=2), crossover={'kl': {'1': dict(bytes=714., time=0)}}), limits=['One seed.', 'Q4_1 teacher.'])
 
 
 class Page(HTMLParser):
@@ -92,12 +94,12 @@ def test_page_is_self_contained_and_well_formed(run, text, page):
     for img in page.all('img'):
         assert img['src'].startswith('data:image/png;base64,') and len(img['alt']) > 30
         assert base64.b64decode(img['src'].split(',')[1])[:4] == b'\x89PNG'
-    assert len(page.all('img')) == 8 and len(text) < 1_500_000
+    assert len(page.all('img')) == 13 and len(text) < 1_500_000
 
 
 def test_page_is_accessible(page):
     assert page.all('html')[0]['lang'] == 'en' and any(m.get('name') == 'viewport' for m in page.all('meta'))
-    assert len(page.all('h1')) == 1 and len(page.all('h2')) == 9 and all(t['aria-label'] for t in page.all('table'))
+    assert len(page.all('h1')) == 1 and len(page.all('h2')) == 11 and all(t['aria-label'] for t in page.all('table'))
     assert {th['scope'] for th in page.all('th')} == {'row', 'col'}
 
 
@@ -200,6 +202,39 @@ def test_show():
     assert show(None) == 'missing' and show(number(.5, 'share of answers', .2, .8)) == '50 % [20, 80]' and show(-2.) == '−2.00'
 
 
+def test_new_sections_repeat_their_numbers(page):
+    for word in ('smaller than the teacher from 714 tokens on, faster at every context measured', '37 %', '650.0 MB', '41.7', 'multikey', '47 %, −1.23', 'Where a model leaves its teacher'): assert word in page.text, word
+    assert any('KL to the teacher along position' in i['alt'] for i in page.all('img')) and any('induction −4.56' in i['alt'] for i in page.all('img'))
+
+
+def test_throughput_is_drawn_for_several_batches(run):
+    rows = [{**r, 'batch': b, 'tokens_per_s': b*r['tokens_per_s']} for r in run['efficiency']['rows'] for b in (1, 4)]
+    figs = draw_costs(dict(rows=rows))
+    assert set(figs) == {'cache', 'decode', 'throughput'} and len(figs['decode'].axes[0].get_lines()) == len(draw_costs(run['efficiency'])['decode'].axes[0].get_lines())
+    assert figs['throughput'].axes[0].get_lines()[0].get_ydata().tolist() == [41.7, 4*41.7] and 'bytes / bandwidth' in [x.get_text() for x in figs['decode'].axes[0].get_legend().get_texts()]
+    matplotlib.pyplot.close('all')
+
+
+def test_runs_side_by_side(tmp_path, no_pictures):
+    a, b = fixture_run(), fixture_run()
+    b.update(name='SECOND', seed=1, config=dict(a['config'], ratio=.5))
+    b['models']['kl']['sets']['echo']['recall'] = group(.93, .33)
+    page = Page(render_comparison([a, b]))
+    assert not page.bad and not page.stack and not page.all('script') and page.all('h1')
+    for word in ('ratio', '0.25', '0.5', 'SECOND: KL-guided', 'SECOND minus FIXTURE RUN', '0.600 [0.600, 0.600]'): assert word in page.text, word
+    assert 'mixer' not in page.text.split('Settings that differ')[1].split('Beyond chance')[0]
+    one = fixture_run(); one['models']['kl']['sets']['owt_5']['plain'] = group(3., .1, docs=3)
+    assert 'other documents' in Page(render_comparison([a, one])).text
+    assert 'Missing' in Page(render_comparison([{}, {}])).text
+    with pytest.raises(ConfigError, match='two runs'): render_comparison([a])
+    with pytest.raises(ConfigError, match='path'): write_comparison([a, b])
+    for name, run in (('one', a), ('two', b)): (tmp_path/name).mkdir(); (tmp_path/name/'report.json').write_text(json.dumps(run))
+    from hybrid_tutorial.cli import main
+    assert main(['report', str(tmp_path/'one'), str(tmp_path/'two')]) == 0 and (tmp_path/'compare.html').exists()
+    assert main(['report', str(tmp_path/'one')]) == 0 and (tmp_path/'one'/'report.html').exists()
+    assert main(['report', str(tmp_path/'one'), str(tmp_path/'three')]) == 2
+
+
 # ---------------------------------------------------------------- plots
 
 def test_models_differ_without_colour():
@@ -213,7 +248,8 @@ def test_every_plot_has_size_title_and_units(run):
     import torch
     rows = run['efficiency']['rows']
     figs = [plots.show_attn(torch.rand(5, 5), 'message'), plots.show_attn(torch.rand(3, 5, 5), 'message'), plots.plot_layers([1, 2, 3], [1], 'message'),
-            plots.plot_curves({'teacher': [1, 2, 3]}, 'message'), plots.plot_cost(rows, 'cache', 'message'), plots.plot_cost(rows, 'decode', 'message')]
+            plots.plot_curves({'teacher': [1, 2, 3]}, 'message'), plots.plot_cost(rows, 'cache', 'message'), plots.plot_cost(rows, 'decode', 'message'),
+            plots.plot_profile({'kl': group(1., .5)['by_position']}, 'message'), plots.plot_throughput(rows, 'message')]
     for f in figs:
         assert tuple(f.get_size_inches()) == (6, 3)
         assert 'message' in [f.get_suptitle(), *(a.get_title() for a in f.axes)]

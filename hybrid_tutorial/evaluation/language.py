@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['UNITS', 'token_scores', 'hidden_states', 'base_config', 'head_logp', 'targets_of', 'check_batch', 'device_of',
            'evaluating', 'score_batch', 'score_tokens', 'resamples', 'number', 'estimate', 'per_document', 'summarise',
-           'evaluate_many', 'evaluate_language', 'paired_difference', 'by_bins']
+           'profile_of', 'by_bins', 'evaluate_many', 'evaluate_language', 'paired_difference', 'sliding_windows',
+           'windows_of', 'stack_rows']
 
 # %% ../../nbs/40_language.ipynb #e0b69ab0
 import contextlib, math
@@ -61,7 +62,7 @@ def head_logp(
 
 # %% ../../nbs/40_language.ipynb #318c1874
 def targets_of(
-    batch:dict, # "input_ids" `(B, T)`, perhaps "doc_ids" and "recall_mask", same shape
+    batch:dict, # "input_ids" `(B, T)`, perhaps "doc_ids", "recall_mask" and "count_mask", same shape, and "document" `(B,)`
     start:int=0, # Number of the first document
 )->dict: # "valid" `(B, T-1)`, and "target", "recall", "unit", "position" of the valid ones `(N)`
     "List the tokens of a batch that are predicted, and the document each belongs to"
@@ -71,8 +72,10 @@ def targets_of(
     if recall is None: recall = torch.zeros_like(ids, dtype=torch.bool)
     docs, recall = docs.to(ids.device), recall.to(ids.device).bool()
     valid = (docs[:, 1:] == docs[:, :-1]) & (docs[:, 1:] >= 0)
+    if 'count_mask' in batch: valid = valid & batch['count_mask'].to(ids.device).bool()[:, 1:]
     row = torch.arange(len(ids), device=ids.device)[:, None]*(docs.max()+1)
     unit = torch.unique((row + docs[:, 1:])[valid], return_inverse=True)[1] + start
+    if 'document' in batch: unit = batch['document'].to(ids.device)[:, None].expand_as(valid)[valid]      # rows of one long document
     at = torch.arange(1, ids.shape[1], device=ids.device).expand_as(valid)
     return dict(valid=valid, target=ids[:, 1:][valid], recall=recall[:, 1:][valid], unit=unit, position=at[valid])
 
@@ -196,7 +199,7 @@ def per_document(
 )->dict: # "document", "tokens" and totals of each score, lists of equal length
     "Totals of each score over each document"
     docs, unit = torch.unique(table['unit'][mask], return_inverse=True)
-    total = lambda x: torch.zeros(len(docs), dtype=torch.double).index_add_(0, unit, x.double())
+    total = lambda x: torch.zeros(len(docs), dtype=torch.double).index_add_(0, unit, x.double())  # in double: thousands of terms
     out = dict(document=docs.tolist(), tokens=total(torch.ones_like(unit)).long().tolist())
     for k in ('loss', 'kl', 'reverse_kl', 'agreement'):
         if k in table: out[k] = total(table[k][mask]).tolist()
@@ -206,9 +209,10 @@ def summarise(
     table:dict, # Per-token columns of one model
     n_boot:int=1000, # Bootstrap draws
     seed:int=0, # Of the draws
-)->dict: # "plain" and, if there is any, "recall": each with numbers and "per_document"
+    often:Tensor=None, # How often each word occurs in some text `(W)`; None: in the text measured
+)->dict: # "plain" and, if there is any, "recall": each with numbers, "per_document", "by_position" and "by_frequency"
     "Averages with intervals, tokens that need recall apart from the others"
-    groups = {}
+    groups, often = {}, torch.bincount(table['target']) if often is None else often
     for name, mask in (('plain', ~table['recall']), ('recall', table['recall'])):
         if not mask.any(): continue
         docs = per_document(table, mask)
@@ -216,8 +220,40 @@ def summarise(
         g = {k: estimate(torch.tensor(docs[k], dtype=torch.double), counts, UNITS[k], n_boot, seed) for k in UNITS if k in docs}
         up = lambda x: None if x is None else math.exp(min(x, 700.))
         g['perplexity'] = {**{k: up(g['loss'][k]) for k in ('value', 'low', 'high')}, 'unit': '', 'n': g['loss']['n']}
-        groups[name] = {**g, 'tokens': int(mask.sum()), 'per_document': docs}
+        mine = {k: v[mask] for k, v in table.items()}
+        profile = dict(by_position=profile_of(mine, mine['position'], n_boot, seed), by_frequency=profile_of(mine, often[mine['target']].clamp(min=1), n_boot, seed))
+        groups[name] = {**g, 'tokens': int(mask.sum()), 'per_document': docs, **profile}
     return groups
+
+def profile_of(
+    table:dict, # Per-token columns
+    values:Tensor, # One whole number above 0 per token
+    n_boot:int=200, # Bootstrap draws
+    seed:int=0, # Of the draws
+)->dict: # "edges" (powers of 2), "metric", "bins": a `number` or None each
+    "KL to the teacher, or the loss where there is none, in bins that double"
+    edges = [2**i for i in range(int(values.max()).bit_length()+1)]
+    metric = 'kl' if 'kl' in table else 'loss'
+    return dict(edges=edges, metric=metric, bins=by_bins(table, edges, metric=metric, values=values, n_boot=min(n_boot, 200), seed=seed))
+
+# %% ../../nbs/40_language.ipynb #f9ddecdb
+def by_bins(
+    table:dict, # Per-token columns
+    edges, # Bin borders, ascending; bin i holds edges[i] <= x < edges[i+1]
+    column:str='position', # What to sort by: "position", or "target" through `values`
+    metric:str='kl', # What to average
+    values:Tensor=None, # Replaces `table[column]`, e.g. each target's frequency in the training text
+    n_boot:int=1000, # Bootstrap draws
+    seed:int=0, # Of the draws
+)->list: # One `number` a bin, None for an empty one
+    "Average a score within bins of position, or of any other value per token"
+    x = table[column] if values is None else values
+    out = []
+    for low, high in zip(edges[:-1], edges[1:]):
+        mask = (x >= low) & (x < high)
+        docs = per_document(table, mask) if mask.any() else None
+        out.append(docs and estimate(torch.tensor(docs[metric]), torch.tensor(docs['tokens']), UNITS[metric], n_boot, seed))
+    return out
 
 # %% ../../nbs/40_language.ipynb #fa99d109
 def evaluate_many(
@@ -268,20 +304,37 @@ def paired_difference(
     low, high = (draws[0]-draws[1]).quantile(torch.tensor([.025, .975], dtype=torch.double))
     return {**number(value, UNITS[metric], low, high, len(counts)), 'separated': bool(low > 0 or high < 0)}
 
-# %% ../../nbs/40_language.ipynb #f9ddecdb
-def by_bins(
-    table:dict, # Per-token columns
-    edges, # Bin borders, ascending; bin i holds edges[i] <= x < edges[i+1]
-    column:str='position', # What to sort by: "position", or "target" through `values`
-    metric:str='kl', # What to average
-    values:Tensor=None, # Replaces `table[column]`, e.g. each target's frequency in the training text
-    seed:int=0, # Of the bootstrap draws
-)->list: # One `number` a bin, None for an empty one
-    "Average a score within bins of position, or of any other value per token"
-    x = table[column] if values is None else values
-    out = []
-    for low, high in zip(edges[:-1], edges[1:]):
-        mask = (x >= low) & (x < high)
-        docs = per_document(table, mask) if mask.any() else None
-        out.append(docs and estimate(torch.tensor(docs[metric]), torch.tensor(docs['tokens']), UNITS[metric], seed=seed))
+# %% ../../nbs/40_language.ipynb #08829f57
+def sliding_windows(
+    documents, # Token ids of each document: 1-D tensors or lists
+    *,
+    window:int=2048, # Tokens of a row
+    stride:int=1024, # Tokens that each further row counts
+    batch_size:int=4, # Rows run together
+    pad:int=0, # Fills short rows; never counted
+): # Batches for `evaluate_many`
+    "Rows that overlap, so that each token is counted once and with context"
+    if not 1 <= stride < window: raise ConfigError(f"stride must be at least 1 and less than the window of {window} tokens, got {stride}")
+    rows = (row for number, ids in enumerate(documents) for row in windows_of(number, torch.as_tensor(ids).flatten(), window, stride))
+    batch = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == batch_size: yield stack_rows(batch, pad); batch = []
+    if batch: yield stack_rows(batch, pad)
+
+def windows_of(number:int, ids:Tensor, window:int, stride:int):
+    "The rows of one document: number, tokens, how many at the end count"
+    done = 1 if len(ids) > 1 else 0                          # the first token is nobody's target
+    while 0 < done < len(ids):
+        stop = min(len(ids), window if done == 1 else done+stride)
+        yield number, ids[max(0, stop-window):stop], stop-done
+        done = stop
+
+def stack_rows(rows:list, pad:int)->dict:
+    "Rows of different length as one batch, padded behind"
+    T = max(len(ids) for _, ids, _ in rows)
+    out = dict(input_ids=torch.full((len(rows), T), pad), doc_ids=torch.full((len(rows), T), -1), count_mask=torch.zeros(len(rows), T, dtype=torch.bool),
+               document=torch.tensor([number for number, _, _ in rows]))
+    for i, (_, ids, count) in enumerate(rows):
+        out['input_ids'][i, :len(ids)], out['doc_ids'][i, :len(ids)], out['count_mask'][i, len(ids)-count:len(ids)] = ids, 0, True
     return out

@@ -14,6 +14,7 @@ from ..data import held_out, held_out_texts
 from .efficiency import layer_kinds
 from .language import evaluate_many
 from .recall import encode, make_needles, score_items, summarise_items
+from .recall_tasks import evaluate_recall_tasks
 
 # %% ../../nbs/43_suite.ipynb #a33c0da6
 def held_out_haystack(
@@ -42,10 +43,11 @@ def evaluate_models(
     lengths=(256, 512, 1024), # Tokens of a needle's prompt
     depths=(0., .25, .5, .75, 1.), # Of a needle: 0 front ... 1 back
     style:str='auto', # Template of the needles: "chat", "base" or "auto"
+    tasks=(), # Recall tasks of notebook 41b, asked at the needles' lengths and depths
     dtype='auto', # Format of matrix products
     seed:int=0, # Of needles and bootstrap draws
     progress=None, # Called as `progress(what, tokens)`
-)->dict: # Name -> "sets", "needle", "model", "settings", "seconds"
+)->dict: # Name -> "sets", "needle", "tasks", "model", "settings", "seconds"
     "Language and recall metrics of several models, with one teacher pass for all"
     tell = progress or (lambda what, tokens: None)
     if isinstance(sets, str): sets = (sets,)
@@ -65,7 +67,14 @@ def evaluate_models(
             out[n]['needle'] = summarise_items(items, score_items(m, items, batch_size=batch_size, dtype=dtype), seed)
             out[n]['seconds']['needle'] = time.perf_counter()-start
             tell('needle', sum(i.length for i in items))
-    settings = dict(sets=list(sets), n_tokens=wanted, seq_len=seq_len, needles=needles, lengths=list(lengths), depths=list(depths), style=style, dtype=str(dtype), seed=seed)
+    if tasks:
+        hay, n = held_out_haystack(tokenizer, 8*max(lengths)), len(tasks)*len(depths)*max(needles, 1)*sum(lengths)
+        for name, m in models.items():
+            start = time.perf_counter()
+            out[name].update(evaluate_recall_tasks({'tasks': m}, tokenizer, hay, tasks=tasks, lengths=lengths, depths=depths, repeats=max(needles, 1), style=style, batch_size=batch_size, dtype=dtype, seed=seed))
+            out[name]['seconds']['tasks'] = time.perf_counter()-start
+            tell('recall tasks', n)
+    settings = dict(sets=list(sets), n_tokens=wanted, seq_len=seq_len, needles=needles, lengths=list(lengths), depths=list(depths), style=style, tasks=list(tasks), dtype=str(dtype), seed=seed)
     for r in out.values(): r['settings'] = settings
     return out
 
@@ -91,10 +100,11 @@ def evaluate(
     lengths=(256, 512, 1024), # Tokens of a needle's prompt
     depths=(0., .25, .5, .75, 1.), # Of a needle: 0 front ... 1 back
     style:str='auto', # Template of the needles: "chat", "base" or "auto"
+    tasks=(), # Recall tasks of notebook 41b, asked at the needles' lengths and depths
     dtype='auto', # Format of matrix products
     seed:int=0, # Of needles and bootstrap draws
     progress=None, # Called as `progress(what, tokens)`
-)->dict: # "sets", "needle", "model", "settings", "seconds": numbers with units and 95 % intervals
+)->dict: # "sets", "needle", "tasks", "model", "settings", "seconds": numbers with units and 95 % intervals
     "Measure one model: perplexity, KL to the teacher, recall loss, needles"
     return evaluate_models({'model': model}, tokenizer, teacher=teacher, sets=sets, n_tokens=n_tokens, seq_len=seq_len, batch_size=batch_size,
-                           needles=needles, lengths=lengths, depths=depths, style=style, dtype=dtype, seed=seed, progress=progress)['model']
+                           needles=needles, lengths=lengths, depths=depths, style=style, tasks=tasks, dtype=dtype, seed=seed, progress=progress)['model']

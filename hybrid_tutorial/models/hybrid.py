@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HybridConfig', 'check_keep', 'own_kinds', 'kinds', 'HybridCache', 'HybridForCausalLM', 'packed_documents',
-           'carry_values', 'head_options', 'head_logits', 'build_student', 'transfer_report', 'build_hybrid',
-           'decode_stepwise', 'load_hybrid']
+           'carry_values', 'head_options', 'head_logits', 'own_code', 'build_student', 'transfer_report',
+           'build_hybrid', 'decode_stepwise', 'load_hybrid']
 
 # %% ../../nbs/14_hybrid.ipynb #b70730c9
 import copy, json
@@ -141,7 +141,7 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module):
         if isinstance(module, Mixer): module.reset()
-        elif type(module).__module__.startswith('hybrid_tutorial'): pass      # a part of a mixer, which has set it
+        elif type(module).__module__.startswith(Mixer.__module__.rpartition('.')[0]): pass      # a part of a mixer, which has set it
         else: self.model._init_weights(module)                               # the family knows its own
 
     @property
@@ -169,6 +169,12 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
         "Refuse what the linear layers could not honour"
         if not self.mixers: return
         if attention_mask is not None and attention_mask.dim() != 2: raise ConfigError("linear layers need the plain (B, T) padding mask; a mask per query and key has no meaning for a state")
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        "As transformers, and the folder brings its own code"
+        self.config.auto_map = {'AutoConfig': 'modeling_hybrid_tutorial.HybridConfig', 'AutoModelForCausalLM': 'modeling_hybrid_tutorial.HybridForCausalLM'}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get('is_main_process', True): (Path(save_directory)/'modeling_hybrid_tutorial.py').write_text(own_code(), encoding='utf-8')
 
     def resize_token_embeddings(self, *args, **kwargs):
         "As transformers, and the inner configuration follows"
@@ -242,6 +248,11 @@ def head_logits(
     return logits if cap is None else cap*torch.tanh(logits/cap)
 
 # %% ../../nbs/14_hybrid.ipynb #b66cd225
+def own_code()->str: # Python source
+    "What a model folder needs to be loaded without this package (notebook 14b)"
+    from hybrid_tutorial.models.standalone import standalone_source
+    return standalone_source()
+
 AutoConfig.register(HybridConfig.model_type, HybridConfig, exist_ok=True)
 AutoModelForCausalLM.register(HybridConfig, HybridForCausalLM, exist_ok=True)
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPERATORS', 'FLA', 'BACKENDS', 'KNOWN_BAD', 'known_bad', 'versions', 'remember', 'remembered', 'has_kernel',
-           'candidates', 'choose_backend', 'self_check', 'trusted', 'chosen_backends', 'own_triton_cache', 'attend']
+           'candidates', 'choose_backend', 'self_check', 'trusted', 'chosen_backends', 'own_triton_cache', 'attend',
+           'operator_form']
 
 # %% ../../nbs/05d_dispatch.ipynb #3000b83e
 import importlib, importlib.metadata, importlib.util, json, os, shutil, socket, warnings
@@ -232,8 +233,11 @@ def _run(op, backend, inputs, common, chunk, options):
     "Call one implementation"
     if backend == 'fla': return _fla(op, inputs, common, options)
     if backend == 'triton': return _triton(op, inputs, common, options)
-    f = getattr(importlib.import_module(f'hybrid_tutorial.ops.{OPERATORS[op][0]}'), f'{backend}_{op}')
-    return f(*inputs, **common, **chunk, **options)
+    return operator_form(op, backend)(*inputs, **common, **chunk, **options)
+
+def operator_form(op, backend):
+    "One form of an operator, from its module"
+    return getattr(importlib.import_module(f'hybrid_tutorial.ops.{OPERATORS[op][0]}'), f'{backend}_{op}')
 
 def _triton(op, inputs, common, options):
     "Our Triton kernels, where they exist"
