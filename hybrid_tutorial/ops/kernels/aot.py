@@ -205,7 +205,7 @@ def our_launches(module, K, V, dtype, arch):
     if importlib.util.find_spec(KERNELS+module) is None: return []
     launches = importlib.import_module(KERNELS+module).launches
     rows = launches(*((HEADS*K, WORDS) if module == 'loss' else (K, V)), dtype, arch)
-    if module == 'gla': rows = [l for gated in (True, False) for state in (True, False) for l in launches(K, V, dtype, arch, gated, state)]
+    if module == 'gla': rows = [l for gated in (True, False) for l in launches(K, V, dtype, arch, gated)]
     return [dict(l, operator=_operator(module, l)) for l in rows]
 
 def _operator(module, launch):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INTERPRETED', 'WIDTHS', 'DTYPES', 'interpreted', 'dot', 'width_of', 'padded', 'expect_kernel_input', 'precision',
-           'arch_of', 'family', 'chunk_table', 'launch']
+           'arch_of', 'family', 'chunk_table', 'chunk_at', 'sequence_at', 'launch']
 
 # %% ../../../nbs/06_triton.ipynb #bc668c77
 from functools import lru_cache
@@ -32,16 +32,16 @@ def dot(a, b, PRECISION: tl.constexpr, acc=None):
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 # %% ../../../nbs/06_triton.ipynb #85ba720e
-WIDTHS = (16, 32, 64, 128)  # head widths that the kernels are written for
+WIDTHS = (32, 64, 128)  # head widths that the kernels are compiled for
 DTYPES = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16'}
 
 def width_of(
-    n:int, # Width of a key or value head
-)->int: # The width the kernel runs with
+    *n:int, # Widths of a key and a value head
+)->int: # The width the kernel runs with: keys and values are filled up to the same one
     "Next width of `WIDTHS`"
     for w in WIDTHS:
-        if n <= w: return w
-    raise ShapeError(f"the Triton kernels take head widths up to {WIDTHS[-1]}, got {n}; use backend='chunk'")
+        if max(n) <= w: return w
+    raise ShapeError(f"the Triton kernels take head widths up to {WIDTHS[-1]}, got {max(n)}; use backend='chunk'")
 
 def padded(
     x:Tensor, # `(..., n)`
@@ -88,10 +88,10 @@ def chunk_table(
     B:int, # Rows of the batch; 1 if packed
     C:int, # Tokens per chunk
     device='cpu', # Where the kernels run
-)->tuple: # int32 tensors: chunks `(N, 4)` of (sequence, start, end, chunk), sequences `(S, 3)` of (start, end, first row)
+)->tuple: # int32 tensors: chunks `(N, 4)` of (sequence, start, end, chunk), sequences `(S, 3)` of (start, end, first row); the length if all have one, else 0
     "Where every chunk lies when `(B, T)` is read as one row of tokens"
-    if cu_seqlens is None: return _even_table(T, B, C, torch.device(device))
-    return _tables(packed_ends(cu_seqlens, B, T), C, device)
+    if cu_seqlens is None: return *_even_table(T, B, C, torch.device(device)), T
+    return *_tables(packed_ends(cu_seqlens, B, T), C, device), 0
 
 def _tables(ends, C, device):
     chunks, seqs = [], []
@@ -103,6 +103,23 @@ def _tables(ends, C, device):
 @lru_cache(64)
 def _even_table(T, B, C, device): return _tables([b*T for b in range(B+1)], C, device)
 
+# %% ../../../nbs/06_triton.ipynb #d766020f
+@triton.jit
+def chunk_at(chunks, row, T, C: tl.constexpr):
+    "Start and end of the sequence of chunk `row`, and the chunk's number in it"
+    if T > 0:
+        N = tl.cdiv(T, C)
+        start, end, n = row//N*T, row//N*T + T, row%N
+    else: start, end, n = tl.load(chunks + 4*row+1), tl.load(chunks + 4*row+2), tl.load(chunks + 4*row+3)
+    return start, end, n
+
+@triton.jit
+def sequence_at(seqs, s, T, C: tl.constexpr):
+    "Start and end of sequence `s`, and the row of its first chunk"
+    if T > 0: start, end, row = s*T, s*T + T, s*tl.cdiv(T, C)
+    else: start, end, row = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2)
+    return start, end, row
+
 # %% ../../../nbs/06_triton.ipynb #0f1a6327
 def launch(
     entry:dict, # One row of a module's table of launches
@@ -113,4 +130,8 @@ def launch(
     if 0 in grid: return
     device = next(x.device for x in args.values() if isinstance(x, Tensor))
     with torch.cuda.device(device if device.type == 'cuda' else -1):
-        entry['kernel'][grid](**args, **entry['constexprs'], num_warps=entry['num_warps'], num_stages=entry['num_stages'])
+        entry['kernel'][grid](**{n: _aligned(x) for n, x in args.items()}, **entry['constexprs'], num_warps=entry['num_warps'], num_stages=entry['num_stages'])
+
+def _aligned(x):
+    "Kernels are compiled for tensors that start at a multiple of 16 bytes; a slice may not, then it is copied"
+    return x.clone() if isinstance(x, Tensor) and x.data_ptr() % 16 else x

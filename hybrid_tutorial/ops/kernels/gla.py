@@ -14,8 +14,8 @@ from torch import Tensor
 from ...core import ShapeError
 from ..layout import count_sequences, expect_shape, first_state
 from ..linear import divided, mapped
-from hybrid_tutorial.ops.kernels.common import (DTYPES, arch_of, chunk_table, dot, expect_kernel_input, family, launch, padded,
-    precision, width_of)
+from .common import (DTYPES, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
+    launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #364918ba
 @triton.jit
@@ -63,20 +63,20 @@ def _scores(q, k, g, A, B, PRECISION: tl.constexpr):
     return A, B, P, S
 
 # %% ../../../nbs/06b_triton_gla.ipynb #1efed22f
-@triton.jit
-def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr, PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=['given', 'T', 'H', 'HV'])
+def gla_states(k, v, g, h, first, last, seqs, given, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
     hv, t = i % HV, tl.arange(0, C)
-    seqs += i//HV*3
-    start, end, row = tl.load(seqs).to(tl.int64), tl.load(seqs+1), tl.load(seqs+2)
-    length = end - start.to(tl.int32)
+    start, end, row = sequence_at(seqs, i//HV, T, C)
+    length, start = end - start, start.to(tl.int64)
     k += (start*H + hv//(HV//H))*K
     v += (start*HV + hv)*V
     g += (start*HV + hv)*K
     block = c[:, None]*V + d[None, :]
     h += (row.to(tl.int64)*HV + hv)*K*V + block
-    S = tl.load(first + i.to(tl.int64)*K*V + block) if STATE else tl.zeros((BK, BV), tl.float32)
+    S = tl.zeros((BK, BV), tl.float32)
+    if given > 0: S = tl.load(first + i.to(tl.int64)*K*V + block)
     for n in range(tl.cdiv(length, C)):
         tl.store(h, S.to(h.dtype.element_ty))
         u = n*C + t
@@ -90,21 +90,21 @@ def gla_states(k, v, g, h, first, last, seqs, H, HV, K: tl.constexpr, V: tl.cons
             b_k = (b_k*tl.exp(tl.cumsum(tail, 0, reverse=True))).to(b_v.dtype)
         S = dot(tl.trans(b_k), b_v, PRECISION, S)
         h += HV*K*V
-    if STATE: tl.store(last + i.to(tl.int64)*K*V + block, S)
+    if given > 0: tl.store(last + i.to(tl.int64)*K*V + block, S)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #8dcb6af2
-@triton.jit
-def gla_output(q, k, v, g, h, o, chunks, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
-               BK: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def gla_output(q, k, v, g, h, o, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+               BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     row, hv = tl.program_id(0), tl.program_id(1)
-    start, end, n = tl.load(chunks + row*4 + 1), tl.load(chunks + row*4 + 2), tl.load(chunks + row*4 + 3)
-    t, d = tl.arange(0, C), tl.arange(0, V)
+    start, end, n = chunk_at(chunks, row, T, C)
+    t, d = tl.arange(0, C), tl.program_id(2)*BV + tl.arange(0, BV)
     u = start + n*C + t
     here, u = (u < end)[:, None], u.to(tl.int64)
     qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K, (u*HV + hv)[:, None]*K, (u*HV + hv)[:, None]*V + d[None, :]
     h += (row.to(tl.int64)*HV + hv)*K*V
     A, B = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
-    b_o = tl.zeros((C, V), tl.float32)
+    b_o = tl.zeros((C, BV), tl.float32)
     for j in range(K//BK):
         c = j*BK + tl.arange(0, BK)
         b_q = tl.load(q + qk + c[None, :], mask=here, other=0.)
@@ -122,22 +122,22 @@ def gla_output(q, k, v, g, h, o, chunks, scale, H, HV, K: tl.constexpr, V: tl.co
     tl.store(o + vo, (b_o*scale).to(o.dtype.element_ty), mask=here)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #03f71205
-@triton.jit
-def gla_dstates(q, do, g, dh, first, last, seqs, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
-                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, STATE: tl.constexpr, PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=['given', 'T', 'H', 'HV'])
+def gla_dstates(q, do, g, dh, first, last, seqs, scale, given, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     "Gradient of the state after every chunk, from the last chunk to the first"
     i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
     hv, t = i % HV, tl.arange(0, C)
-    seqs += i//HV*3
-    start, end, row = tl.load(seqs).to(tl.int64), tl.load(seqs+1), tl.load(seqs+2)
-    length = end - start.to(tl.int32)
+    start, end, row = sequence_at(seqs, i//HV, T, C)
+    length, start = end - start, start.to(tl.int64)
     chunks = tl.cdiv(length, C)
     q += (start*H + hv//(HV//H))*K
     do += (start*HV + hv)*V
     g += (start*HV + hv)*K
     block = c[:, None]*V + d[None, :]
     dh += ((row + chunks - 1).to(tl.int64)*HV + hv)*K*V + block
-    S = tl.load(last + i.to(tl.int64)*K*V + block) if STATE else tl.zeros((BK, BV), tl.float32)
+    S = tl.zeros((BK, BV), tl.float32)
+    if given > 0: S = tl.load(last + i.to(tl.int64)*K*V + block)
     for m in range(chunks):
         tl.store(dh, S.to(dh.dtype.element_ty))
         u = (chunks-1-m)*C + t
@@ -150,21 +150,21 @@ def gla_dstates(q, do, g, dh, first, last, seqs, scale, H, HV, K: tl.constexpr, 
             b_q = b_q*tl.exp(tl.cumsum(b_g, 0))
         S = dot(tl.trans(b_q.to(b_do.dtype)), b_do, PRECISION, S)
         dh -= HV*K*V
-    if STATE: tl.store(first + i.to(tl.int64)*K*V + block, S)
+    if given > 0: tl.store(first + i.to(tl.int64)*K*V + block, S)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #a3352877
-@triton.jit
-def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
-                BK: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     row, hv = tl.program_id(0), tl.program_id(1)
-    start, end, n = tl.load(chunks + row*4 + 1), tl.load(chunks + row*4 + 2), tl.load(chunks + row*4 + 3)
-    t, d = tl.arange(0, C), tl.arange(0, V)
+    start, end, n = chunk_at(chunks, row, T, C)
+    t, d = tl.arange(0, C), tl.program_id(2)*BV + tl.arange(0, BV)
     u = start + n*C + t
     here, u = (u < end)[:, None], u.to(tl.int64)
     qk, gk, vo = (u*H + hv//(HV//H))[:, None]*K, (u*HV + hv)[:, None]*K, (u*HV + hv)[:, None]*V + d[None, :]
     dh += (row.to(tl.int64)*HV + hv)*K*V
     A, B = tl.zeros((C, C), tl.float32), tl.zeros((C//D, D, D), tl.float32)
-    b_dv = tl.zeros((C, V), tl.float32)
+    b_dv = tl.zeros((C, BV), tl.float32)
     for j in range(K//BK):
         c = j*BK + tl.arange(0, BK)
         b_q = tl.load(q + qk + c[None, :], mask=here, other=0.)
@@ -182,11 +182,11 @@ def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, H, HV, K: tl.constexpr, V: t
     tl.store(dv + vo, b_dv.to(dv.dtype.element_ty), mask=here)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #dc565b59
-@triton.jit
-def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
                   D: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
     row, hv = tl.program_id(0), tl.program_id(1)
-    start, end, n = tl.load(chunks + row*4 + 1), tl.load(chunks + row*4 + 2), tl.load(chunks + row*4 + 3)
+    start, end, n = chunk_at(chunks, row, T, C)
     t, x, c = tl.arange(0, C), tl.arange(0, D), tl.program_id(2)*BK + tl.arange(0, BK)
     u = start + n*C + t
     here, u = (u < end)[:, None], u.to(tl.int64)
@@ -257,19 +257,17 @@ def launches(
     dtype:str='bf16', # Of queries, keys and values
     arch:int=90, # Compute capability
     gated:bool=True, # With decays; else linear attention
-    state:bool=True, # A first state is given or the last one wanted
 )->list: # One dict per launch, forward then backward
     "Every kernel of one forward and backward pass with the options it is launched with"
     half = {n: f'*{dtype}' for n in 'q k v h o do dh dq dk dv'.split()}
-    types = half | dict(g='*fp32', dg='*fp32', first='*fp32', last='*fp32', seqs='*i32', chunks='*i32', scale='fp32', H='i32', HV='i32')
+    types = half | dict(g='*fp32', dg='*fp32', first='*fp32', last='*fp32', seqs='*i32', chunks='*i32', scale='fp32', given='i32', T='i32', H='i32', HV='i32')
     if not gated: types.update(g=half['k'], dg=half['k'])  # never read or written
-    if not state: types.update(first=half['h'], last=half['h'])
     rows = []
     for name, phase, kernel, kind in KERNELS:
         BK, BV, warps, stages = OPTIONS[kind, family(arch), max(K, V) > 64]
         if dtype == 'fp32': BK, BV = max(16, BK//2), max(16, BV//2)  # numbers of twice the width
-        blocks = K//min(K, BK)*(V//min(V, BV) if kind == 'states' else 1) if kind != 'chunk' else 1
-        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, STATE=state, PRECISION=precision(dtype))
+        blocks = (1 if kind == 'chunk' else K//min(K, BK))*(1 if kind == 'gradients' else V//min(V, BV))
+        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, PRECISION=precision(dtype))
         consts = {n: x for n, x in consts.items() if n in kernel.arg_names}
         rows.append(dict(name=f"{'gla' if gated else 'linear_attn'}_{name}", phase=phase, kernel=kernel,
             signature={n: 'constexpr' if n in consts else types[n] for n in kernel.arg_names}, constexprs=consts,
@@ -281,37 +279,38 @@ def launches(
 @lru_cache
 def _plan(*options): return {row['name'].split('_')[-1]: row for row in launches(*options)}
 
+def _blocks(plan, K, V): return {n: (K//row['constexprs']['BK'], V//row['constexprs']['BV']) for n, row in plan.items()}
+
 class _GLA(torch.autograd.Function):
     "Two launches forward, three backward; keeps its inputs and the state of every chunk"
     @staticmethod
     def forward(ctx, q, k, v, g, first, want, scale, tables):
-        (_, _, H, K), (HV, V), (chunks, seqs) = q.shape, v.shape[2:], tables
-        plan = _plan(K, V, DTYPES[v.dtype], arch_of(v.device), g is not None, first is not None or want)
-        h, o, last = v.new_empty(len(chunks), HV, K, V), torch.empty_like(v), None
-        if first is not None or want: last = v.new_empty(len(seqs), HV, K, V, dtype=torch.float32)
-        if want and first is None: first = torch.zeros_like(last)
-        args, step = dict(q=q, k=k, v=v, g=k if g is None else g, h=h, H=H, HV=HV), plan['states']
-        grid = (len(seqs)*HV, K//step['constexprs']['BK'], V//step['constexprs']['BV'])
-        launch(step, grid, first=h if first is None else first.contiguous(), last=h if last is None else last, seqs=seqs, **{n: x for n, x in args.items() if n != 'q'})
-        launch(plan['output'], (len(chunks), HV), o=o, chunks=chunks, scale=scale, **args)
+        (_, _, H, K), (HV, V), (chunks, seqs, T) = q.shape, v.shape[2:], tables
+        plan, given = _plan(K, V, DTYPES[v.dtype], arch_of(v.device), g is not None), first is not None or want
+        h, o = v.new_empty(len(chunks), HV, K, V), torch.empty_like(v)
+        last = v.new_empty(len(seqs) if given else 0, HV, K, V, dtype=torch.float32)  # empty: neither read nor written
+        first = torch.zeros_like(last) if first is None else first.contiguous()
+        args, step, parts = dict(q=q, k=k, v=v, g=k if g is None else g, h=h, T=T, H=H, HV=HV), plan['states'], _blocks(plan, K, V)
+        launch(step, (len(seqs)*HV, *parts['states']), first=first, last=last, seqs=seqs, given=int(given), **{n: x for n, x in args.items() if n != 'q'})
+        launch(plan['output'], (len(chunks), HV, parts['output'][1]), o=o, chunks=chunks, scale=scale, **args)
         ctx.save_for_backward(q, k, v, g, h, chunks, seqs)
-        ctx.plan, ctx.grid, ctx.scale = plan, grid, scale
-        return o, last
+        ctx.plan, ctx.scale, ctx.T = plan, scale, T
+        return o, last if given else None
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, do, dlast):
         q, k, v, g, h, chunks, seqs = ctx.saved_tensors
-        (B, T, H, K), HV, plan = q.shape, v.shape[2], ctx.plan
-        dh, dv, dfirst = torch.empty_like(h), torch.empty_like(v), None if dlast is None else torch.empty_like(dlast)
-        dq, dk = (q.new_empty(B, T, HV, K, dtype=q.dtype if H == HV else torch.float32) for _ in range(2))
+        (B, T, H, K), (HV, V), plan, given = q.shape, v.shape[2:], ctx.plan, dlast is not None
+        dlast = dlast.contiguous() if given else h.new_empty(0, dtype=torch.float32)
+        dh, dv, dfirst, parts = torch.empty_like(h), torch.empty_like(v), torch.empty_like(dlast), _blocks(plan, K, V)
+        dq, dk = (q.new_empty(B, T, HV, K) for _ in range(2))
         dg, do = None if g is None else torch.empty_like(g), do.contiguous()
-        args = dict(q=q, k=k, g=k if g is None else g, do=do, dh=dh, scale=ctx.scale, H=H, HV=HV)
-        ends = (dh, dh) if dlast is None else (dfirst, dlast.contiguous())
-        launch(plan['dstates'], ctx.grid, first=ends[0], last=ends[1], seqs=seqs, **{n: x for n, x in args.items() if n != 'k'})
-        launch(plan['dvalues'], (len(chunks), HV), dv=dv, chunks=chunks, **args)
-        launch(plan['gradients'], (len(chunks), HV, K//plan['gradients']['constexprs']['BK']), v=v, h=h, dq=dq, dk=dk, dg=dk if g is None else dg, chunks=chunks, **args)
-        if H != HV: dq, dk = (x.unflatten(2, (H, -1)).sum(3).to(q.dtype) for x in (dq, dk))
+        args = dict(q=q, k=k, g=k if g is None else g, do=do, dh=dh, scale=ctx.scale, T=ctx.T, H=H, HV=HV)
+        launch(plan['dstates'], (len(seqs)*HV, *parts['dstates']), first=dfirst, last=dlast, seqs=seqs, given=int(given), **{n: x for n, x in args.items() if n != 'k'})
+        launch(plan['dvalues'], (len(chunks), HV, parts['dvalues'][1]), dv=dv, chunks=chunks, **args)
+        launch(plan['gradients'], (len(chunks), HV, parts['gradients'][0]), v=v, h=h, dq=dq, dk=dk, dg=dk if g is None else dg, chunks=chunks, **args)
+        if H != HV: dq, dk = (x.unflatten(2, (H, -1)).sum(3) for x in (dq, dk))
         return dq, dk, dv, dg, dfirst if ctx.needs_input_grad[4] else None, None, None, None
 
 # %% ../../../nbs/06b_triton_gla.ipynb #e8dce43b
@@ -319,11 +318,11 @@ def _run(q, k, v, g, initial_state, want, scale, cu_seqlens):
     "Check, pad, launch, cut"
     (B, T, H, K), (HV, V) = q.shape, v.shape[2:]
     S = None if initial_state is None else first_state(initial_state, (count_sequences(q, cu_seqlens), HV, K, V), q)
-    dtype, (w, x) = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype), (width_of(K), width_of(V))
+    dtype, w = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype), width_of(K, V)
     expect_kernel_input(q, k, v)
     tables = chunk_table(cu_seqlens, T, B, CHUNK, v.device)
-    o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, x))), None if g is None else padded(g.float(), w),
-        S if S is None or (w, x) == (K, V) else F.pad(S, (0, x-V, 0, w-K)), want, K**-0.5 if scale is None else float(scale), tables)
+    o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, w))), None if g is None else padded(g.float(), w),
+        S if S is None or w == K == V else F.pad(S, (0, w-V, 0, w-K)), want, K**-0.5 if scale is None else float(scale), tables)
     return o[..., :V].to(v.dtype), S[..., :K, :V] if want else None
 
 def triton_gla(
