@@ -63,9 +63,11 @@ def expect_kernel_input(
 # %% ../../../nbs/06_triton.ipynb #4cfcfd83
 def precision(
     dtype, # torch dtype, or its name in a signature
+    single:bool=False, # One tf32 product (10 bits) instead of three: where three do not fit into the registers
 )->str: # `input_precision` of `tl.dot`
-    "How float32 products are made: exactly in the interpreter, from three tf32 products on a GPU"
-    return 'tf32x3' if dtype in (torch.float32, 'fp32') and not interpreted() else 'ieee'
+    "How float32 products are made: exactly in the interpreter, from tf32 products on a GPU"
+    if dtype not in (torch.float32, 'fp32') or interpreted(): return 'ieee'
+    return 'tf32' if single else 'tf32x3'
 
 def arch_of(
     device, # A torch device

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..delta import _check
 from ..layout import count_sequences, first_state
 from .common import (DTYPES, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
-    interpreted, launch, padded, precision, sequence_at, width_of)
+    launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #aed2cce0
 @triton.jit
@@ -103,15 +103,14 @@ def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, T, H, HV
     for n in range(0, tl.cdiv(end-start, C)):
         t = start + n*C
         real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
-        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
-        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
         square = tile*C*C + i[:, None]*C + i[None, :]
-        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         O = dot(x_q, S.to(x_q.dtype), PREC)*(scale*tl.exp(G))[:, None]
-        U = correct(x_k, x_v, X, S, G, b, PREC)
-        O += dot(A, U.to(x_q.dtype), PREC)
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
+        U = correct(x_k, x_v, tl.load(inv + square), S, G, b, PREC)
+        O += dot(tl.load(scores + square), U.to(x_q.dtype), PREC)
         tl.store(o + tv + vo, O.to(o.dtype.element_ty), mask=real[:, None])
         S = write(x_k, U, S, G, last, PREC)
         tile += HV
@@ -161,17 +160,17 @@ def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, 
         tile -= HV
         t = start + (N-1-n)*C
         real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
-        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
-        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
         square = tile*C*C + i[:, None]*C + i[None, :]
-        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(dh + tile*K*V + at, dS.to(dh.dtype.element_ty))
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
         dU = dot(x_k, dS.to(x_k.dtype), PREC)*tl.exp(last-G)[:, None]
-        dU += dot(tl.trans(A), dO, PREC)
+        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
+        dU += dot(tl.trans(tl.load(scores + square)), dO, PREC)
+        X = tl.load(inv + square)
         dX = dot(tl.trans(X), dU.to(X.dtype), PREC)
         tl.store(dx + tile*C*V + i[:, None]*V + vs[None, :], dX.to(dx.dtype.element_ty))
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         read = (dO*(scale*tl.exp(G))[:, None]).to(x_q.dtype)
         dS = dS*tl.exp(last) + dot(tl.trans(x_q), read, PREC)
         dX = (dX*(-b*tl.exp(G))[:, None]).to(x_k.dtype)
@@ -190,8 +189,8 @@ def pairs(v, do, u, dx, dv, HV, tv, tu, real, b, scale, V:tl.constexpr, C:tl.con
         at = tv + i[:, None]*HV*V + vs[None, :]
         dO = tl.load(do + at, mask=real[:, None], other=0.)
         x_v = tl.load(v + at, mask=real[:, None], other=0.)
-        dP += dot(dO, tl.trans(U), PREC)
-        dM += dot(dX, tl.trans(U), PREC)
+        dP = dot(dO, tl.trans(U), PREC, dP)
+        dM = dot(dX, tl.trans(U), PREC, dM)
         own += scale*tl.sum(dO.to(tl.float32)*U, 1)
         db += tl.sum(dX.to(tl.float32)*x_v, 1)
         tl.store(dv + at, (b[:, None]*dX).to(dv.dtype.element_ty), mask=real[:, None])
@@ -207,12 +206,12 @@ def reads(do, u, dx, h, dh, HV, tv, tu, th, ks, real, K:tl.constexpr, V:tl.const
     dq, dr, dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
     carried = tl.zeros((BK,), tl.float32)
     for _ in range(0, V//BV):
-        S, dS = tl.load(h + th + ks[:, None]*V + vs[None, :]), tl.load(dh + th + ks[:, None]*V + vs[None, :])
-        U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        dO = tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
-        dq += dot(dO, tl.trans(S), PREC)
-        dr += dot(dX, tl.trans(S), PREC)
-        dk += dot(U, tl.trans(dS), PREC)
+        state, row = ks[:, None]*V + vs[None, :], i[:, None]*V + vs[None, :]
+        S, dO = tl.load(h + th + state), tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
+        dq = dot(dO, tl.trans(S), PREC, dq)
+        dr = dot(tl.load(dx + tu + row), tl.trans(S), PREC, dr)
+        dS = tl.load(dh + th + state)
+        dk = dot(tl.load(u + tu + row), tl.trans(dS), PREC, dk)
         carried += tl.sum(S.to(tl.float32)*dS, 1)
         vs += BV
     return dq, -dr, dk, tl.sum(carried, 0)
@@ -233,12 +232,12 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     dP, dM = (dP*D).to(k.dtype.element_ty), (dM*D).to(k.dtype.element_ty)
     dG, written, carried = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.
     for _ in range(0, K//BK):
-        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, HV, tv*V, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
+        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_q = d_q*(scale*tl.exp(G))[:, None] + dot(dP, x_k, PREC)
         d_r = d_r*tl.exp(G)[:, None] + dot(dM, x_k, PREC)
         d_w *= tl.exp(last-G)[:, None]
+        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_k = dot(tl.trans(dP), x_q, PREC)
         d_k += dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
         kr = tl.sum(x_k*d_r, 1)
@@ -257,13 +256,14 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
 
 # %% ../../../nbs/06c_triton_delta.ipynb #581ac94d
 C = 64  # tokens per chunk
-# (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel
+# (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel; 0 where a kernel has no such block
 OPTIONS = {
     (2, 64, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(64, 32, 4, 2)),
-    (2, 128, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 1), states=(64, 0, 4, 2), reverse=(32, 0, 4, 1), grads=(32, 32, 4, 2)),
+    (2, 128, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 8, 1), states=(64, 0, 4, 2), reverse=(32, 0, 4, 1), grads=(32, 32, 8, 2)),
     (2, 64, 90): dict(chunk=(0, 128, 4, 1), forward=(64, 0, 4, 2), states=(64, 0, 4, 2), reverse=(64, 0, 4, 2), grads=(64, 64, 8, 2)),
     (2, 128, 90): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 64, 8, 2)),
-    (4, 128, 80): dict(chunk=(0, 128, 4, 1), forward=(16, 0, 4, 1), states=(16, 0, 4, 1), reverse=(16, 0, 4, 1), grads=(16, 16, 4, 1)),
+    (4, 128, 80): dict(chunk=(0, 16, 8, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(32, 16, 8, 1)),
+    (4, 128, 90): dict(chunk=(0, 32, 4, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(32, 16, 8, 1)),
 }
 
 def options(
@@ -274,8 +274,8 @@ def options(
     arch:int, # Compute capability
 )->tuple: # Value and key channels per block, warps, stages
     "The row of `OPTIONS` that applies"
-    if dtype == 'fp32': row = OPTIONS[4, 128, 80]
-    else: row = OPTIONS[2, 64 if max(K, V) <= 64 else 128, family(arch)]
+    size = 4 if dtype == 'fp32' else 2
+    row = OPTIONS[size, 64 if max(K, V) <= 64 and size == 2 else 128, family(arch)]
     BV, BK, warps, stages = row[name]
     return min(BV, V), min(BK, K), warps, stages
 
@@ -286,8 +286,8 @@ def _entry(phase, kernel, K, V, dtype, arch):
     "One row of `launches`"
     name = kernel.__name__.removesuffix('_kernel')
     BV, BK, warps, stages = options(name, K, V, dtype, arch)
-    known = dict(K=K, V=V, C=C, BV=BV, BK=BK, LOG_ZERO=-110., PREC=precision(dtype),
-        INV_PREC='tf32' if dtype != 'fp32' and not interpreted() else precision(dtype))
+    known = dict(K=K, V=V, C=C, BV=BV, BK=BK, LOG_ZERO=-110., PREC=precision(dtype, single=name != 'chunk'),
+        INV_PREC=precision('fp32', single=dtype != 'fp32' or family(arch) == 80))
     consts = {n: known[n] for n in kernel.arg_names if n in known}
     kind = lambda n: ('constexpr' if n in consts else 'i32' if n in ('T', 'H', 'HV') else 'fp32' if n == 'scale' else
         '*i32' if n in ('chunks', 'seqs') else '*fp32' if n in FLOATS else f'*{dtype}')

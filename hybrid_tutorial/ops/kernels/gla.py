@@ -221,8 +221,9 @@ def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, T, H, HV, K:
     xq, xk, total = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((BK,), tl.float32)
     for j in range(V//BV):
         d = (j*BV + tl.arange(0, BV))[None, :]
-        b_h, b_dh = tl.load(h + state + d), tl.load(dh + state + d)
+        b_h = tl.load(h + state + d)
         xq = dot(tl.load(do + vo + d, mask=here, other=0.), tl.trans(b_h), PRECISION, xq)
+        b_dh = tl.load(dh + state + d)
         xk = dot(tl.load(v + vo + d, mask=here, other=0.), tl.trans(b_dh), PRECISION, xk)
         total += tl.sum(b_h.to(tl.float32)*b_dh, 1)
     xq *= scale
@@ -240,13 +241,17 @@ def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, T, H, HV, K:
 
 # %% ../../../nbs/06b_triton_gla.ipynb #f8b3ba10
 CHUNK, BLOCK = 64, 16  # tokens per chunk, and per diagonal block
-OPTIONS = {  # (kernel, family of the chip, 128 channels?) -> (key block, value block, warps, stages)
-    ('states', 80, False): (64, 64, 8, 2), ('states', 80, True): (64, 128, 8, 2),
-    ('states', 90, False): (64, 64, 8, 2), ('states', 90, True): (64, 128, 8, 2),
-    ('chunk', 80, False): (64, 128, 8, 1), ('chunk', 80, True): (32, 128, 8, 1),
-    ('chunk', 90, False): (32, 128, 8, 1), ('chunk', 90, True): (32, 128, 8, 1),
-    ('gradients', 80, False): (16, 64, 8, 1), ('gradients', 80, True): (16, 64, 8, 1),
-    ('gradients', 90, False): (32, 64, 8, 1), ('gradients', 90, True): (32, 128, 8, 1)}
+OPTIONS = {  # (kernel, family of the chip, bytes per number, 128 channels?) -> (key block, value block, warps, stages)
+    ('states', 80, 2, False): (64, 64, 8, 2), ('states', 80, 2, True): (64, 128, 8, 2),
+    ('states', 90, 2, False): (64, 64, 8, 2), ('states', 90, 2, True): (64, 128, 8, 2),
+    ('chunk', 80, 2, False): (64, 128, 8, 1), ('chunk', 80, 2, True): (32, 128, 8, 1),
+    ('chunk', 90, 2, False): (32, 128, 8, 1), ('chunk', 90, 2, True): (32, 128, 8, 1),
+    ('gradients', 80, 2, False): (16, 64, 8, 1), ('gradients', 80, 2, True): (16, 64, 8, 1),
+    ('gradients', 90, 2, False): (32, 64, 8, 1), ('gradients', 90, 2, True): (32, 128, 8, 1)}
+for wide in (False, True): OPTIONS |= {  # float32: twice the bytes, and three products for one
+    ('states', 80, 4, wide): (32, 32, 8, 2), ('states', 90, 4, wide): (32, 32, 8, 2),
+    ('chunk', 80, 4, wide): (16, 16, 8, 1), ('chunk', 90, 4, wide): (16, 32, 8, 1),
+    ('gradients', 80, 4, wide): (16, 16, 8, 1), ('gradients', 90, 4, wide): (16, 16, 8, 1)}
 KERNELS = (('states', 'forward', gla_states, 'states'), ('output', 'forward', gla_output, 'chunk'),
     ('dstates', 'backward', gla_dstates, 'states'), ('dvalues', 'backward', gla_dvalues, 'chunk'),
     ('gradients', 'backward', gla_gradients, 'gradients'))
@@ -264,10 +269,10 @@ def launches(
     if not gated: types.update(g=half['k'], dg=half['k'])  # never read or written
     rows = []
     for name, phase, kernel, kind in KERNELS:
-        BK, BV, warps, stages = OPTIONS[kind, family(arch), max(K, V) > 64]
-        if dtype == 'fp32': BK, BV = max(16, BK//2), max(16, BV//2)  # numbers of twice the width
+        BK, BV, warps, stages = OPTIONS[kind, family(arch), 4 if dtype == 'fp32' else 2, max(K, V) > 64]
         blocks = (1 if kind == 'chunk' else K//min(K, BK))*(1 if kind == 'gradients' else V//min(V, BV))
-        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated, PRECISION=precision(dtype))
+        consts = dict(K=K, V=V, C=CHUNK, D=BLOCK, BK=min(K, BK), BV=min(V, BV), GATED=gated,
+            PRECISION=precision(dtype, single=gated and kind == 'gradients' and family(arch) == 80))
         consts = {n: x for n, x in consts.items() if n in kernel.arg_names}
         rows.append(dict(name=f"{'gla' if gated else 'linear_attn'}_{name}", phase=phase, kernel=kernel,
             signature={n: 'constexpr' if n in consts else types[n] for n in kernel.arg_names}, constexprs=consts,
