@@ -258,7 +258,7 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
 C = 64  # tokens per chunk
 # (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel; 0 where a kernel has no such block
 OPTIONS = {
-    (2, 64, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(64, 32, 4, 2)),
+    (2, 64, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 32, 8, 2)),
     (2, 128, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 8, 1), states=(64, 0, 4, 2), reverse=(32, 0, 4, 1), grads=(32, 32, 8, 2)),
     (2, 64, 90): dict(chunk=(0, 128, 4, 1), forward=(64, 0, 4, 2), states=(64, 0, 4, 2), reverse=(64, 0, 4, 2), grads=(64, 64, 8, 2)),
     (2, 128, 90): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 64, 8, 2)),
