@@ -107,9 +107,9 @@ def launches(
 
 def launchable(
     arch:int=90, # Compute capability
-)->list: # (width, number format, row of `launches`) of everything that a call can launch
-    "All decoding kernels there are: a state whose widths are no multiples of 16 takes float32 inputs"
-    return [(K, d, r) for K in KEYS for d, V in ((d, K+odd) for d in ('bf16', 'fp16', 'fp32') for odd in ((0, 1) if d == 'fp32' else (0,))) for r in launches(K, V, d, arch)]
+)->list: # (key width, value width, number format, row of `launches`); values may have any width
+    "Everything that a call can launch: where a width is no multiple of 16, inputs are taken in float32"
+    return [(K, None, d, r) for K in KEYS for d, odd in (('bf16', 0), ('fp16', 0), ('fp32', 0), ('fp32', 1)) for r in launches(K, K+odd, d, arch)]
 
 # %% ../../../nbs/06e_triton_decode.ipynb #d8843927
 def _run(name, q, k, v, scale, initial_state, output_final_state, cu_seqlens, chunk, **gates):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['C', 'OPTIONS', 'FLOATS', 'invert_blocks', 'unit_lower_inverse', 'chunk_kernel', 'correct', 'write', 'forward_kernel',
-           'states_kernel', 'reverse_kernel', 'pairs', 'reads', 'grads_kernel', 'options', 'launches',
+           'states_kernel', 'reverse_kernel', 'pairs', 'reads', 'grads_kernel', 'options', 'launches', 'launchable',
            'TritonGatedDeltaRule', 'triton_gated_delta_rule']
 
 # %% ../../../nbs/06c_triton_delta.ipynb #bd20753f
@@ -13,7 +13,7 @@ import triton, triton.language as tl
 from torch import Tensor
 from ..delta import _check
 from ..layout import count_sequences, first_state
-from .common import (DTYPES, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
+from .common import (DTYPES, WIDTHS, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
     launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #aed2cce0
@@ -263,7 +263,7 @@ OPTIONS = {
     (2, 64, 90): dict(chunk=(0, 128, 4, 1), forward=(64, 0, 4, 2), states=(64, 0, 4, 2), reverse=(64, 0, 4, 2), grads=(64, 64, 8, 2)),
     (2, 128, 90): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 64, 8, 2)),
     (4, 128, 80): dict(chunk=(0, 16, 8, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(32, 16, 8, 1)),
-    (4, 128, 90): dict(chunk=(0, 32, 4, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(32, 16, 8, 1)),
+    (4, 128, 90): dict(chunk=(0, 32, 4, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(16, 16, 8, 1)),
 }
 
 def options(
@@ -307,6 +307,12 @@ def launches(
     phases = ('forward', chunk_kernel), ('forward', forward_kernel), ('backward', states_kernel), \
         ('backward', reverse_kernel), ('backward', grads_kernel)
     return [_entry(phase, kernel, K, V, dtype, arch) for phase, kernel in phases]
+
+def launchable(
+    arch:int=90, # Compute capability
+)->list: # (key width, value width, number format, row of `launches`)
+    "Everything that a call can launch"
+    return [(K, K, d, r) for K in WIDTHS for d in ('bf16', 'fp16', 'fp32') for r in launches(K, K, d, arch)]
 
 # %% ../../../nbs/06c_triton_delta.ipynb #bde1a174
 class TritonGatedDeltaRule(torch.autograd.Function):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'BLOCK', 'OPTIONS', 'KERNELS', 'gla_states', 'gla_output', 'gla_dstates', 'gla_dvalues', 'gla_gradients',
-           'launches', 'triton_gla', 'triton_linear_attn']
+           'launches', 'launchable', 'triton_gla', 'triton_linear_attn']
 
 # %% ../../../nbs/06b_triton_gla.ipynb #c780b429
 from functools import lru_cache
@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core import ShapeError
 from ..layout import count_sequences, expect_shape, first_state
 from ..linear import divided, mapped
-from .common import (DTYPES, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
+from .common import (DTYPES, WIDTHS, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
     launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06b_triton_gla.ipynb #364918ba
@@ -280,6 +280,13 @@ def launches(
             programs=lambda B, T, H, blocks=blocks, scan=kind == 'states': B*H*blocks*(1 if scan else -(-T//CHUNK))))
     return rows
 
+def launchable(
+    arch:int=90, # Compute capability
+)->list: # (key width, value width, number format, row of `launches`)
+    "Everything that a call can launch; the normaliser of linear attention is a value of its own, in the narrowest kernel"
+    pairs = [(K, K, gated) for K in WIDTHS for gated in (True, False)] + [(K, WIDTHS[0], False) for K in WIDTHS[1:]]
+    return [(K, V, d, r) for K, V, gated in pairs for d in ('bf16', 'fp16', 'fp32') for r in launches(K, V, d, arch, gated)]
+
 # %% ../../../nbs/06b_triton_gla.ipynb #b1410664
 @lru_cache
 def _plan(*options): return {row['name'].split('_')[-1]: row for row in launches(*options)}
@@ -324,10 +331,11 @@ def _run(q, k, v, g, initial_state, want, scale, cu_seqlens):
     (B, T, H, K), (HV, V) = q.shape, v.shape[2:]
     S = None if initial_state is None else first_state(initial_state, (count_sequences(q, cu_seqlens), HV, K, V), q)
     dtype, w = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype), width_of(K, V)
+    x = WIDTHS[0] if g is None and V == 1 else w
     expect_kernel_input(q, k, v)
     tables = chunk_table(cu_seqlens, T, B, CHUNK, v.device)
-    o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, w))), None if g is None else padded(g.float(), w),
-        S if S is None or w == K == V else F.pad(S, (0, w-V, 0, w-K)), want, K**-0.5 if scale is None else float(scale), tables)
+    o, S = _GLA.apply(*(padded(a.to(dtype), n) for a, n in ((q, w), (k, w), (v, x))), None if g is None else padded(g.float(), w),
+        S if S is None or (w, x) == (K, V) else F.pad(S, (0, x-V, 0, w-K)), want, K**-0.5 if scale is None else float(scale), tables)
     return o[..., :V].to(v.dtype), S[..., :K, :V] if want else None
 
 def triton_gla(

@@ -11,7 +11,7 @@ import importlib, importlib.util, itertools, math, random, re, sys
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from .aot import KERNELS, OURS, PEERS, Recorder, _fla_package, _pooled, _source, case, our_launches
+from .aot import CHIPS, KERNELS, PEERS, Recorder, _fla_package, _pooled, _source, case, measure, unlisted
 
 # %% ../../../nbs/06h_traffic.ipynb #ec8cae32
 def ttir(
@@ -395,18 +395,9 @@ def _traffic_rows(spec):
             load, store, least = (sum(p[k] for p in parts) for k in ('load', 'store', 'least'))
             rows.append(dict(operator=operator, phase=phase, implementation=spec['implementation'], K=K, V=V, dtype=dtype, arch=arch, kernels=len(parts),
                 load=load/per, store=store/per, torch=between.bytes/per, bytes=(load+store+between.bytes)/per, least=(least+between.least)/per,
-                flops=sum(p['flops'] for p in parts)/per, unlisted=[] if fla else _unlisted(launches, K, V, dtype, arch),
+                flops=sum(p['flops'] for p in parts)/per, unlisted=[] if fla else unlisted(launches, arch),
                 parts=[dict(kernel=p['kernel'], bytes=(p['load']+p['store'])/per, least=p['least']/per, flops=p['flops']/per) for p in parts]))
     return rows
-
-def _unlisted(launches, K, V, dtype, arch):
-    "Launches of ours that no table of launches names: they would run with options that nobody has looked at"
-    table = [e for m in OURS for e in our_launches(m, K, V, dtype, arch)]
-    def listed(l):
-        consts = {l['kernel'].arg_names[k[0]]: v for k, v in l['constexprs'].items()}
-        return any(e['kernel'] is l['kernel'] and (e['num_warps'], e['num_stages']) == (l['num_warps'], l['num_stages'])
-                   and all(consts.get(n) == v for n, v in e['constexprs'].items()) for e in table)
-    return [l['name'] for l in launches if not listed(l)]
 
 def tokens(
     operator:str, # A key of `PEERS`
