@@ -1,5 +1,5 @@
 "Kernels compiled for GPUs that are not here: what the compiler made of them, and what they move"
-import importlib.util, json, os, subprocess, sys
+import hashlib, importlib.util, json, os
 from pathlib import Path
 import pytest, torch
 
@@ -9,28 +9,32 @@ import aot_kernels as tiny
 from hybrid_tutorial.cli import main
 from hybrid_tutorial.core import ConfigError
 from hybrid_tutorial.ops.bench_kernels import bench_kernels, bench_row, roof_of, roofline, work
-from hybrid_tutorial.ops.kernels.aot import CHIPS, FORMATS, aot_table, compile_kernel, measure, programs_per_sm, resources
+from hybrid_tutorial.ops.kernels.aot import CHIPS, FORMATS, aot_table, compile_kernel, in_worker, measure, programs_per_sm, resources
 from hybrid_tutorial.ops.kernels.traffic import launch_traffic, traffic_table
 
-ARCHS, WIDTHS = (80, 90), ((64, 64), (128, 128))
+ARCHS, WIDTHS = (80, 90, 100), ((64, 64), (128, 128))
 KEYS = {'kernel', 'implementation', 'operator', 'phase', 'K', 'V', 'dtype', 'arch', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'num_warps', 'num_stages', 'programs_per_sm'}
+OPS = ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl')
 FLA = importlib.util.find_spec('fla') is not None
+LOST = dict(bytes={('kl', 64), ('kl', 128)}, device=set(), least=set())  # the loss computes logits twice: where nothing is cached that costs bytes, and the notebook says so
 
 
 @pytest.fixture(scope='module')
-def ours(): return aot_table(archs=ARCHS, widths=WIDTHS, peers=False)
+def ours(): return aot_table(archs=ARCHS, peers=False)
 
 
-def at(r): return f"{r['kernel']} sm_{r['arch']} K={r['K']}"
+def at(r): return f"{r['kernel']} sm_{r['arch']} {r['dtype']} K={r['K']} V={r['V']}"
 
 
 def test_every_kernel_compiles(ours):
-    assert {(r['operator'], r['arch'], r['K']) for r in ours} == {(o, a, K) for o in ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl') for a in ARCHS for K, _ in WIDTHS}
+    "Every operator, chip and number format, and every width that `width_of` can answer"
+    assert {(r['operator'], r['arch'], r['dtype']) for r in ours} == {(o, a, d) for o in OPS for a in ARCHS for d in FORMATS}
+    assert {(r['K'], r['arch'], r['dtype']) for r in ours if r['operator'] in OPS[:3]} == {(K, a, d) for K in (32, 64, 128) for a in ARCHS for d in FORMATS}
     assert {r['phase'] for r in ours} == {'forward', 'backward', 'decode'} and all(KEYS <= set(r) for r in ours)
     assert not [f"{at(r)}: {r['error']}" for r in ours if r.get('error')]
 
 
-def test_nothing_is_spilled(ours): assert not [f"{at(r)}: {r['spill_bytes']} bytes" for r in ours if r['spill_bytes']]
+def test_nothing_is_spilled(ours): assert not [f"{at(r)}: {r['spill_bytes']} bytes" for r in ours if r['spill_bytes'] and r['arch'] != 100]
 
 
 def test_products_run_on_tensor_cores(ours):
@@ -40,6 +44,23 @@ def test_products_run_on_tensor_cores(ours):
 
 def test_shared_memory_fits(ours):
     assert not [f"{at(r)}: {r['shared_bytes']}" for r in ours if r['shared_bytes'] > CHIPS[r['arch']]['shared_max'] or r['programs_per_sm'] < 1]
+
+
+def test_two_programs_fit_where_the_table_wants_two(ours):
+    assert {r['want'] for r in ours} == {1, 2} and {r['operator'] for r in ours if r['want'] == 2} >= {'gated_delta_rule', 'gated_norm', 'gla decode'}
+    assert not [f"{at(r)}: {r['programs_per_sm']}" for r in ours if r['programs_per_sm'] < r['want'] and r['arch'] != 100]
+
+
+@pytest.mark.parametrize('arch', [80, 90])
+def test_awkward_calls_launch_nothing_else(arch, monkeypatch):
+    "Odd widths, grouped heads, packed sequences, states, mixed formats, unaligned slices: every launch is one of `our_kernels`"
+    here = Path(__file__).parent
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(here), str(here.parent), os.environ.get('PYTHONPATH', '')]))
+    source = hashlib.sha256((here/'aot_calls.py').read_bytes()).hexdigest()
+    found = in_worker('aot_calls:odd_calls', dict(arch=arch, implementation='ours', source=source))
+    assert found.pop('wrong') == ['gla_states']
+    assert {n: f['kernels'] for n, f in found.items()} == dict(sequences=10, steps=2, norms=2, losses=3)
+    assert not {n: f['unlisted'] for n, f in found.items() if f['unlisted']}
 
 
 def test_command_prints_one_list(ours, capfd):
@@ -82,15 +103,23 @@ def test_what_is_launched_is_what_was_compiled(moved):
 
 
 @pytest.mark.skipif(not FLA, reason='needs fla')
-def test_ours_moves_no_more_than_fla(moved):
+@pytest.mark.parametrize('count', ['bytes', 'device', 'least'])
+def test_ours_moves_no_more_than_fla(moved, count):
+    "Forward and backward together, by each of the three counts of notebook 06h, on the chip of the comparison"
     total = {}
     for r in moved:
-        if r['arch'] != 90: continue
-        key = 'least' if r['operator'] == 'kl' else 'bytes'  # tiles of a product are shared through the cache; see notebook 06h
         k = r['operator'], r['K'], r['implementation']
-        total[k] = total.get(k, 0)+r[key]
+        if r['arch'] == 90: total[k] = total.get(k, 0)+r[count]
     pairs = {(o, K): (total[o, K, 'ours'], total[o, K, 'fla']) for o, K, i in total if i == 'ours'}
-    assert len(pairs) == 14 and not {k: p for k, p in pairs.items() if p[0] > p[1]}, pairs
+    lost = {k for k, p in pairs.items() if p[0] > p[1]}
+    assert len(pairs) == 14 and lost == LOST[count], pairs
+
+
+@pytest.mark.skipif(not FLA, reason='needs fla')
+def test_forward_alone_moves_no_more_than_fla(moved):
+    by = {(r['operator'], r['K'], r['implementation']): r for r in moved if r['arch'] == 90 and r['phase'] == 'forward'}
+    pairs = {(o, K): [(by[o, K, i]['load']+by[o, K, i]['store']+by[o, K, i]['torch']) for i in ('ours', 'fla')] for o, K, i in by if i == 'ours'}
+    assert len(pairs) == 10 and not {k: p for k, p in pairs.items() if p[0] > p[1]+1e-6}, pairs
 
 
 # counting, on kernels small enough to count by hand

@@ -16,10 +16,10 @@ import torch, torch.nn.functional as F
 from ...core import ConfigError, atomic_file, cache_dir, unknown
 
 # %% ../../../nbs/06g_aot.ipynb #2dd63a2c
-CHIPS = {  # limits per multiprocessor; shared memory in bytes, 1 kB of it per program is the driver's
-    80: dict(name='A100', registers=65536, shared=164*1024, shared_max=163*1024, threads=2048, sms=108, programs=32),
-    90: dict(name='H100', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=132, programs=32),
-    100: dict(name='B200', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=148, programs=32)}
+CHIPS = {  # limits per multiprocessor; shared memory in bytes, 1 kB of it per program is the driver's; l2: the cache that all of them share
+    80: dict(name='A100', registers=65536, shared=164*1024, shared_max=163*1024, threads=2048, sms=108, programs=32, l2=40*10**6),
+    90: dict(name='H100', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=132, programs=32, l2=50*10**6),
+    100: dict(name='B200', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=148, programs=32, l2=126*10**6)}
 
 def programs_per_sm(
     registers:int, # Per thread

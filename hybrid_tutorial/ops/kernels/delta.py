@@ -13,7 +13,7 @@ import triton, triton.language as tl
 from torch import Tensor
 from ..delta import _check
 from ..layout import count_sequences, first_state
-from .common import (DTYPES, WIDTHS, arch_of, chunk_at, chunk_table, dot, expect_kernel_input, family,
+from .common import (CHUNK, DTYPES, WIDTHS, arch_of, chunk_at, chunk_table, dot, expect_chunk, expect_kernel_input, family,
     launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #aed2cce0
@@ -255,7 +255,7 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     tl.store(dbeta + tv + i*HV, db, mask=real)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #581ac94d
-C = 64  # tokens per chunk
+C = CHUNK
 # (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel; 0 where a kernel has no such block
 OPTIONS = {
     (2, 64, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 32, 8, 2)),
@@ -293,7 +293,7 @@ def _entry(phase, kernel, K, V, dtype, arch):
         '*i32' if n in ('chunks', 'seqs') else '*fp32' if n in FLOATS else f'*{dtype}')
     parts = V//BV if name in ('forward', 'states', 'reverse') else 0
     return dict(name=f'gated_delta_rule_{name}', phase=phase, kernel=kernel, signature={n: kind(n) for n in kernel.arg_names},
-        constexprs=consts, num_warps=warps, num_stages=stages,
+        constexprs=consts, num_warps=warps, num_stages=stages, want=2 if warps == 4 else 1,
         programs=(lambda B, T, H: parts*B*H) if parts else (lambda B, T, H: -(-T//C)*B*H))
 
 # %% ../../../nbs/06c_triton_delta.ipynb #f74ba824
@@ -362,9 +362,10 @@ def triton_gated_delta_rule(
     initial_state:Tensor=None, # `(B, HV, K, V)`, one per sequence; zeros if None
     output_final_state:bool=False, # Return the state after the last token
     cu_seqlens:Tensor=None, # Borders of packed sequences; then `B` is 1
-    chunk_size:int=64, # Not used: the kernels' chunk is 64
+    chunk_size:int=64, # The kernels' chunk; others are refused
 )->tuple: # Output `(B, T, HV, V)`, final state or None
     "Gated delta rule in Triton kernels, forward and backward"
+    expect_chunk(chunk_size)
     B, T, HV, K, V = _check(q, k, v, g, beta)
     expect_kernel_input(q, k, v)
     dtype, w = v.dtype, width_of(K, V)

@@ -95,7 +95,7 @@ def norm_backward(x_ptr, w_ptr, z_ptr, dy_ptr, dx_ptr, dz_ptr, dw_ptr, rows, ste
 
 # %% ../../../nbs/06d_triton_norm.ipynb #ffbf7ee9
 ROWS = (64, 128, 256, 1024, 4096, 8192)  # widths of a tile; a row stays in the registers of one program
-PROGRAMS = 384    # at most: three for each multiprocessor of an H100, so that weights are read and gradients summed few times
+PROGRAMS = 264    # at most: two for each multiprocessor of an H100, so that weights are read and gradients summed few times
 
 def tile_of(
     K:int, # Width of a row
@@ -136,7 +136,7 @@ def launches(
         const = dict(BK=BK, BR=BR, UNIT=unit, ACT=gate_activation or 'none')
         if gate_activation is None: const |= {n: None for n in ('z_ptr', 'dz_ptr') if n in kernel.arg_names}
         return dict(name=kernel.__name__, phase=phase, kernel=kernel, signature=signature_of(kernel, dtype) | dict.fromkeys(const, 'constexpr'),
-            constexprs=const, num_warps=warps, num_stages=1, want=2, programs=lambda B, T, H: strips(B*T*H, BR)[0])
+            constexprs=const, num_warps=warps, num_stages=1, want=2 if warps == 4 else 1, programs=lambda B, T, H: strips(B*T*H, BR)[0])
     return [row(norm_forward, 'forward'), row(norm_backward, 'backward')]
 
 def launchable(
