@@ -141,7 +141,7 @@ def print_aot_rows(
     from rich.console import Console
     from rich.table import Table
     table, console = Table(title='Compiled ahead of time'), Console(width=170)
-    keys = ('operator', 'phase', 'kernel', 'implementation', 'config', 'K', 'V', 'arch', 'num_warps', 'num_stages', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'programs_per_sm')
+    keys = ('operator', 'phase', 'kernel', 'implementation', 'config', 'K', 'V', 'dtype', 'arch', 'num_warps', 'num_stages', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'programs_per_sm')
     for k in keys: table.add_column(k.replace('num_', '').replace('programs_per_sm', 'per SM').replace('_', ' '), overflow='fold')
     for r in rows: table.add_row(*['' if r.get(k) is None else str(r[k]) for k in keys[:-1]], r.get('error') or str(r['programs_per_sm']))
     console.print(table)
