@@ -12,7 +12,7 @@ import contextlib, hashlib, importlib, importlib.metadata, importlib.util, json,
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-import torch, torch.nn.functional as F
+import torch
 from ...core import ConfigError, atomic_file, cache_dir, unknown
 
 # %% ../../../nbs/06g_aot.ipynb #2dd63a2c

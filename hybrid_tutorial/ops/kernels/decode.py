@@ -75,7 +75,7 @@ def tile_of(
     "A tile of at most 4,096 numbers of state for 4 warps"
     if K > KEYS[-1]: raise ShapeError(f"the decoding kernels take keys up to {KEYS[-1]} wide, got {K}; use backend='recurrent'")
     BK = next(w for w in KEYS if K <= w)
-    return BK, min(32, 4096//BK), 4
+    return BK, 32 if BK <= 128 else 8, 4
 
 # %% ../../../nbs/06e_triton_decode.ipynb #5ee59ee3
 def signature_of(kernel, dtype):

@@ -11,7 +11,7 @@ import importlib, importlib.util, itertools, math, random, re, sys
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from .aot import CHIPS, KERNELS, PEERS, Recorder, _fla_package, _pooled, _source, case, measure, unlisted
+from .aot import CHIPS, KERNELS, PEERS, Recorder, _fla_package, _pooled, _source, case, unlisted
 
 # %% ../../../nbs/06h_traffic.ipynb #ec8cae32
 def ttir(
