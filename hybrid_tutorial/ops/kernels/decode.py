@@ -97,7 +97,7 @@ def launches(
 )->list: # One dict per launch; a call makes one of them
     "Every launch of a decoding step, with its options"
     (BK, BV, warps), unit = tile_of(K), 1 if K%16 or V%16 else 16
-    if unit == 1: dtype = 'fp32'
+    if unit == 1: dtype, BV = 'fp32', min(BV, 16)
     def row(kernel, decay):
         const = dict(BK=BK, BV=BV, UNIT=unit, DECAY=decay) | (dict(g_ptr=None) if decay == 'none' else {})
         kinds = signature_of(kernel, dtype) | dict.fromkeys(const, 'constexpr')

@@ -133,7 +133,7 @@ TILES = {  # (kernel, family, bytes per number) -> BN, BW, BD, BO, warps, stages
     ('kl_backward_hidden', 80, 2): (64, 128, 64, 64, 8, 2), ('kl_backward_hidden', 90, 2): (64, 128, 64, 64, 8, 2),
     ('kl_backward_head', 80, 2): (128, 64, 64, 64, 8, 2), ('kl_backward_head', 90, 2): (128, 64, 64, 64, 8, 2),
     ('kl_forward', 80, 4): (64, 64, 16, 16, 8, 2), ('kl_forward', 90, 4): (64, 64, 32, 32, 8, 2),
-    ('kl_backward_hidden', 80, 4): (64, 64, 16, 16, 8, 2), ('kl_backward_hidden', 90, 4): (64, 64, 32, 16, 8, 2),
+    ('kl_backward_hidden', 80, 4): (64, 64, 16, 16, 8, 2), ('kl_backward_hidden', 90, 4): (64, 64, 16, 16, 8, 2),
     ('kl_backward_head', 80, 4): (64, 64, 16, 16, 8, 2), ('kl_backward_head', 90, 4): (64, 64, 32, 32, 8, 2),
 }
 

@@ -99,11 +99,13 @@ PROGRAMS = 264    # at most: two for each multiprocessor of an H100, so that wei
 
 def tile_of(
     K:int, # Width of a row
+    dtype:str='bf16', # "fp32" takes half the tile
 )->tuple: # Columns, rows and warps of a program
-    "A tile of about 2,048 numbers for 4 warps"
+    "A tile of about 2,048 numbers for 4 warps, 1,024 in float32"
     if K > ROWS[-1]: raise ShapeError(f"the norm kernel takes rows up to {ROWS[-1]}, got {K}; use gated_rms_norm")
     BK = next(w for w in ROWS if K <= w)
-    return BK, max(1, 2048//BK), max(4, BK//512)
+    n = 1024 if dtype == 'fp32' else 2048
+    return BK, max(1, n//BK), max(4, 4*BK//n)
 
 def strips(
     rows:int, # Rows of the whole input
@@ -130,8 +132,9 @@ def launches(
     gate_activation:str='silu', # One of `ACTIVATIONS`
 )->list: # One dict per launch
     "Every launch of forward and backward, with its options"
-    (BK, BR, warps), unit = tile_of(K), 1 if K%16 else 16
+    unit = 1 if K%16 else 16
     if unit == 1: dtype = 'fp32'
+    BK, BR, warps = tile_of(K, dtype)
     def row(kernel, phase):
         const = dict(BK=BK, BR=BR, UNIT=unit, ACT=gate_activation or 'none')
         if gate_activation is None: const |= {n: None for n in ('z_ptr', 'dz_ptr') if n in kernel.arg_names}
