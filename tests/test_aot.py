@@ -10,7 +10,7 @@ from hybrid_tutorial.cli import main
 from hybrid_tutorial.core import ConfigError
 from hybrid_tutorial.ops.bench_kernels import bench_kernels, bench_row, roof_of, roofline, work
 from hybrid_tutorial.ops.kernels.aot import CHIPS, FORMATS, aot_table, compile_kernel, in_worker, measure, programs_per_sm, resources
-from hybrid_tutorial.ops.kernels.traffic import launch_traffic, traffic_table
+from hybrid_tutorial.ops.kernels.traffic import launch_traffic, past_cache, traffic_table
 
 ARCHS, WIDTHS = (80, 90), ((64, 64), (128, 128))
 KEYS = {'kernel', 'implementation', 'operator', 'phase', 'K', 'V', 'dtype', 'arch', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'num_warps', 'num_stages', 'programs_per_sm'}
@@ -132,6 +132,14 @@ def test_forward_alone_moves_no_more_than_fla(moved):
     assert len(pairs) == 10 and not {k: p for k, p in pairs.items() if p[0] > p[1]+1e-6}, pairs
 
 
+def test_model_of_the_cache():
+    "300 programs on 100 multiprocessors are three waves; each fetches what it shares, and only its own part of what it writes"
+    total, chip = {('x', 'load'): 3000., ('y', 'load'): 600., ('y', 'store'): 600., ('product', 'flops'): 9.}, dict(sms=100, l2=200)
+    assert past_cache(total, dict(x=100, y=300), 300, chip) == 3*100+300+300
+    assert past_cache(total, dict(x=100, y=300), 300, dict(chip, l2=199)) == 3000+600+600
+    assert past_cache(total, dict(x=5000, y=300), 300, dict(chip, l2=2000)) == 3000+300+300
+
+
 # counting, on kernels small enough to count by hand
 def tiny_launch(kernel, grid, values, constexprs, **kinds):
     sig = {n: 'constexpr' if n in constexprs else kinds.get(n, '*fp32' if isinstance(values[n], torch.Tensor) else 'i32') for n in kernel.arg_names}
@@ -142,13 +150,13 @@ def tiny_launch(kernel, grid, values, constexprs, **kinds):
 def test_traffic_counts_masks(T):
     x = torch.zeros(T, 32)
     got = launch_traffic(tiny_launch(tiny.copy_rows, (-(-T//64), 1, 1), dict(x=x, y=x.clone(), T=T), dict(K=32, BLOCK=64)))
-    assert got == dict(load=T*128, store=T*128, least=T*256, flops=0)
+    assert got == dict(load=T*128, store=T*128, device=T*256, least=T*256, flops=0)
 
 
 def test_traffic_counts_loops_and_branches():
     x, y = torch.zeros(8, 32), torch.zeros(8, 32)
     got = launch_traffic(tiny_launch(tiny.triangle, (8, 1, 1), dict(x=x, y=y), dict(n=8, K=32)))
-    assert got == dict(load=(36+8)*128, store=8*128, least=2*8*128, flops=0)
+    assert got == dict(load=(36+8)*128, store=8*128, device=2*8*128, least=2*8*128, flops=0)
 
 
 def test_traffic_reads_tables():
@@ -160,7 +168,7 @@ def test_traffic_reads_tables():
 def test_operations_of_products_are_counted():
     a, c = torch.zeros(5*64, 32, dtype=torch.bfloat16), torch.zeros(64, 64)
     got = launch_traffic(tiny_launch(tiny.product, (1, 1, 1), dict(a=a, b=a.clone(), c=c, N=5), dict(K=32, C=64), a='*bf16', b='*bf16'))
-    assert got == dict(load=2*5*64*32*2, store=64*64*4, least=2*5*64*32*2+64*64*4, flops=5*2*64*64*32)
+    assert got == dict(load=2*5*64*32*2, store=64*64*4, device=2*5*64*32*2+64*64*4, least=2*5*64*32*2+64*64*4, flops=5*2*64*64*32)
 
 
 def test_tiny_kernels_compile_for_every_chip():
