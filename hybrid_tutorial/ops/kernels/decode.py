@@ -75,7 +75,7 @@ def tile_of(
     "A tile of at most 4,096 numbers of state, for 8 warps where it is more than 2,048"
     if K > KEYS[-1]: raise ShapeError(f"the decoding kernels take keys up to {KEYS[-1]} wide, got {K}; use backend='recurrent'")
     BK = next(w for w in KEYS if K <= w)
-    return BK, 32 if BK <= 128 else 16, 4 if BK <= 64 else 8
+    return BK, 32 if BK <= 128 else 8, 4 if BK <= 64 else 8
 
 # %% ../../../nbs/06e_triton_decode.ipynb #5ee59ee3
 def signature_of(kernel, dtype):
