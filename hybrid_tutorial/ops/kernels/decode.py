@@ -109,7 +109,7 @@ def launchable(
     arch:int=90, # Compute capability
 )->list: # (key width, value width, number format, row of `launches`); values may have any width
     "Everything that a call can launch: where a width is no multiple of 16, inputs are taken in float32"
-    return [(K, None, d, r) for K in KEYS for d, odd in (('bf16', 0), ('fp16', 0), ('fp32', 0), ('fp32', 1)) for r in launches(K, K+odd, d, arch)]
+    return [(K, K+1 if odd else None, d, r) for K in KEYS for d, odd in (('bf16', 0), ('fp16', 0), ('fp32', 0), ('fp32', 1)) for r in launches(K, K+odd, d, arch)]
 
 # %% ../../../nbs/06e_triton_decode.ipynb #d8843927
 def _run(name, q, k, v, scale, initial_state, output_final_state, cu_seqlens, chunk, **gates):

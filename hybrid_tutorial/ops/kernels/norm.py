@@ -146,7 +146,7 @@ def launchable(
     arch:int=90, # Compute capability
 )->list: # (width, None, number format, row of `launches`)
     "Everything that a call can launch: where the width is no multiple of 16, rows are taken in float32"
-    return [(K, None, d, r) for K in ROWS for d, odd in (('bf16', 0), ('fp16', 0), ('fp32', 0), ('fp32', 1))
+    return [(K-odd, None, d, r) for K in ROWS for d, odd in (('bf16', 0), ('fp16', 0), ('fp32', 0), ('fp32', 1))
         for a in ACTIVATIONS for r in launches(K-odd, None, d, arch, a)]
 
 # %% ../../../nbs/06d_triton_norm.ipynb #fd3b7748
