@@ -1,5 +1,5 @@
 "Kernels compiled for GPUs that are not here: what the compiler made of them, and what they move"
-import importlib.util, json, os, subprocess, sys
+import hashlib, importlib.util, json, os
 from pathlib import Path
 import pytest, torch
 
@@ -9,28 +9,45 @@ import aot_kernels as tiny
 from hybrid_tutorial.cli import main
 from hybrid_tutorial.core import ConfigError
 from hybrid_tutorial.ops.bench_kernels import bench_kernels, bench_row, roof_of, roofline, work
-from hybrid_tutorial.ops.kernels.aot import CHIPS, FORMATS, aot_table, compile_kernel, measure, programs_per_sm, resources
-from hybrid_tutorial.ops.kernels.traffic import launch_traffic, traffic_table
+from hybrid_tutorial.ops.kernels.aot import CHIPS, FORMATS, aot_table, compile_kernel, in_worker, measure, programs_per_sm, resources
+from hybrid_tutorial.ops.kernels.traffic import launch_traffic, past_cache, traffic_table
 
 ARCHS, WIDTHS = (80, 90), ((64, 64), (128, 128))
 KEYS = {'kernel', 'implementation', 'operator', 'phase', 'K', 'V', 'dtype', 'arch', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'num_warps', 'num_stages', 'programs_per_sm'}
+OPS = ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl')
 FLA = importlib.util.find_spec('fla') is not None
+LOST = dict(bytes={('kl', 64), ('kl', 128)}, device={('kl', 128)}, least=set())  # the loss computes logits twice: where nothing is cached that costs bytes, and the notebook says so
 
 
 @pytest.fixture(scope='module')
-def ours(): return aot_table(archs=ARCHS, widths=WIDTHS, peers=False)
+def ours(): return aot_table(archs=ARCHS, peers=False)
 
 
-def at(r): return f"{r['kernel']} sm_{r['arch']} K={r['K']}"
+@pytest.fixture(scope='module')
+def blackwell(): return aot_table(archs=(100,), dtypes=('bf16',), peers=False)
+
+
+def at(r): return f"{r['kernel']} sm_{r['arch']} {r['dtype']} K={r['K']} V={r['V']}"
 
 
 def test_every_kernel_compiles(ours):
-    assert {(r['operator'], r['arch'], r['K']) for r in ours} == {(o, a, K) for o in ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl') for a in ARCHS for K, _ in WIDTHS}
+    "Every operator, chip and number format, and every width that `width_of` can answer"
+    assert {(r['operator'], r['arch'], r['dtype']) for r in ours} == {(o, a, d) for o in OPS for a in ARCHS for d in FORMATS}
+    assert {(r['K'], r['arch'], r['dtype']) for r in ours if r['operator'] in OPS[:3]} == {(K, a, d) for K in (32, 64, 128) for a in ARCHS for d in FORMATS}
     assert {r['phase'] for r in ours} == {'forward', 'backward', 'decode'} and all(KEYS <= set(r) for r in ours)
     assert not [f"{at(r)}: {r['error']}" for r in ours if r.get('error')]
 
 
-def test_nothing_is_spilled(ours): assert not [f"{at(r)}: {r['spill_bytes']} bytes" for r in ours if r['spill_bytes']]
+def test_nothing_is_spilled(ours):
+    "Only a norm of rows that are no multiple of 16 wide may keep 8 bytes per thread on its stack"
+    allowed = lambda r: 8 if r['operator'] == 'gated_norm' and r['K'] % 16 else 0
+    assert not [f"{at(r)}: {r['spill_bytes']} bytes" for r in ours if r['spill_bytes'] > allowed(r)]
+
+
+def test_blackwell_compiles(blackwell):
+    "All bfloat16 kernels; `bench kernels --aot` makes the other formats too"
+    assert {r['operator'] for r in blackwell} == set(OPS) and not [f"{at(r)}: {r['error']}" for r in blackwell if r.get('error')]
+    assert not [at(r) for r in blackwell if r['dots'] and not r['mma'] or r['shared_bytes'] > CHIPS[100]['shared_max']]
 
 
 def test_products_run_on_tensor_cores(ours):
@@ -42,8 +59,25 @@ def test_shared_memory_fits(ours):
     assert not [f"{at(r)}: {r['shared_bytes']}" for r in ours if r['shared_bytes'] > CHIPS[r['arch']]['shared_max'] or r['programs_per_sm'] < 1]
 
 
+def test_two_programs_fit_where_the_table_wants_two(ours):
+    assert {r['want'] for r in ours} == {1, 2} and {r['operator'] for r in ours if r['want'] == 2} >= {'gated_delta_rule', 'gated_norm', 'gla decode'}
+    assert not [f"{at(r)}: {r['programs_per_sm']}" for r in ours if r['programs_per_sm'] < r['want']]
+
+
+@pytest.mark.parametrize('arch', [80, 90])
+def test_awkward_calls_launch_nothing_else(arch, monkeypatch):
+    "Odd widths, grouped heads, packed sequences, states, mixed formats, unaligned slices: every launch is one of `our_kernels`"
+    here = Path(__file__).parent
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(here), str(here.parent), os.environ.get('PYTHONPATH', '')]))
+    source = hashlib.sha256((here/'aot_calls.py').read_bytes()).hexdigest()
+    found = in_worker('aot_calls:odd_calls', dict(arch=arch, implementation='ours', source=source))
+    assert found.pop('wrong') == ['gla_states']
+    assert {n: f['kernels'] for n, f in found.items()} == dict(sequences=10, steps=2, norms=2, losses=3)
+    assert not {n: f['unlisted'] for n, f in found.items() if f['unlisted']}
+
+
 def test_command_prints_one_list(ours, capfd):
-    assert main(['bench', 'kernels', '--aot', '--json', '--no-peers']) == 0
+    assert main(['bench', 'kernels', '--aot', '--json', '--no-peers', '--archs', '80,90']) == 0
     rows = json.loads(capfd.readouterr().out)
     assert rows == ours and all({'kernel', 'implementation', 'arch', 'registers', 'spill_bytes', 'shared_bytes', 'mma'} <= set(r) for r in rows)
 
@@ -82,15 +116,31 @@ def test_what_is_launched_is_what_was_compiled(moved):
 
 
 @pytest.mark.skipif(not FLA, reason='needs fla')
-def test_ours_moves_no_more_than_fla(moved):
+@pytest.mark.parametrize('count', ['bytes', 'device', 'least'])
+def test_ours_moves_no_more_than_fla(moved, count):
+    "Forward and backward together, by each of the three counts of notebook 06h, on the chip of the comparison"
     total = {}
     for r in moved:
-        if r['arch'] != 90: continue
-        key = 'least' if r['operator'] == 'kl' else 'bytes'  # tiles of a product are shared through the cache; see notebook 06h
         k = r['operator'], r['K'], r['implementation']
-        total[k] = total.get(k, 0)+r[key]
+        if r['arch'] == 90: total[k] = total.get(k, 0)+r[count]
     pairs = {(o, K): (total[o, K, 'ours'], total[o, K, 'fla']) for o, K, i in total if i == 'ours'}
-    assert len(pairs) == 14 and not {k: p for k, p in pairs.items() if p[0] > p[1]}, pairs
+    lost = {k for k, p in pairs.items() if p[0] > p[1]}
+    assert len(pairs) == 14 and lost == LOST[count], pairs
+
+
+@pytest.mark.skipif(not FLA, reason='needs fla')
+def test_forward_alone_moves_no_more_than_fla(moved):
+    by = {(r['operator'], r['K'], r['implementation']): r for r in moved if r['arch'] == 90 and r['phase'] == 'forward'}
+    pairs = {(o, K): [(by[o, K, i]['load']+by[o, K, i]['store']+by[o, K, i]['torch']) for i in ('ours', 'fla')] for o, K, i in by if i == 'ours'}
+    assert len(pairs) == 10 and not {k: p for k, p in pairs.items() if p[0] > p[1]+1e-6}, pairs
+
+
+def test_model_of_the_cache():
+    "300 programs on 100 multiprocessors are three waves; each fetches what it shares, and only its own part of what it writes"
+    total, chip = {('x', 'load'): 3000., ('y', 'load'): 600., ('y', 'store'): 600., ('product', 'flops'): 9.}, dict(sms=100, l2=200)
+    assert past_cache(total, dict(x=100, y=300), 300, chip) == 3*100+300+300
+    assert past_cache(total, dict(x=100, y=300), 300, dict(chip, l2=199)) == 3000+600+600
+    assert past_cache(total, dict(x=5000, y=300), 300, dict(chip, l2=2000)) == 3000+300+300
 
 
 # counting, on kernels small enough to count by hand
@@ -103,13 +153,13 @@ def tiny_launch(kernel, grid, values, constexprs, **kinds):
 def test_traffic_counts_masks(T):
     x = torch.zeros(T, 32)
     got = launch_traffic(tiny_launch(tiny.copy_rows, (-(-T//64), 1, 1), dict(x=x, y=x.clone(), T=T), dict(K=32, BLOCK=64)))
-    assert got == dict(load=T*128, store=T*128, least=T*256, flops=0)
+    assert got == dict(load=T*128, store=T*128, device=T*256, least=T*256, flops=0)
 
 
 def test_traffic_counts_loops_and_branches():
     x, y = torch.zeros(8, 32), torch.zeros(8, 32)
     got = launch_traffic(tiny_launch(tiny.triangle, (8, 1, 1), dict(x=x, y=y), dict(n=8, K=32)))
-    assert got == dict(load=(36+8)*128, store=8*128, least=2*8*128, flops=0)
+    assert got == dict(load=(36+8)*128, store=8*128, device=2*8*128, least=2*8*128, flops=0)
 
 
 def test_traffic_reads_tables():
@@ -121,7 +171,7 @@ def test_traffic_reads_tables():
 def test_operations_of_products_are_counted():
     a, c = torch.zeros(5*64, 32, dtype=torch.bfloat16), torch.zeros(64, 64)
     got = launch_traffic(tiny_launch(tiny.product, (1, 1, 1), dict(a=a, b=a.clone(), c=c, N=5), dict(K=32, C=64), a='*bf16', b='*bf16'))
-    assert got == dict(load=2*5*64*32*2, store=64*64*4, least=2*5*64*32*2+64*64*4, flops=5*2*64*64*32)
+    assert got == dict(load=2*5*64*32*2, store=64*64*4, device=2*5*64*32*2+64*64*4, least=2*5*64*32*2+64*64*4, flops=5*2*64*64*32)
 
 
 def test_tiny_kernels_compile_for_every_chip():

@@ -141,12 +141,12 @@ def print_aot_rows(
     from rich.console import Console
     from rich.table import Table
     table, console = Table(title='Compiled ahead of time'), Console(width=170)
-    keys = ('operator', 'phase', 'kernel', 'implementation', 'config', 'K', 'V', 'arch', 'num_warps', 'num_stages', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'programs_per_sm')
+    keys = ('operator', 'phase', 'kernel', 'implementation', 'config', 'K', 'V', 'dtype', 'arch', 'num_warps', 'num_stages', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'programs_per_sm')
     for k in keys: table.add_column(k.replace('num_', '').replace('programs_per_sm', 'per SM').replace('_', ' '), overflow='fold')
     for r in rows: table.add_row(*['' if r.get(k) is None else str(r[k]) for k in keys[:-1]], r.get('error') or str(r['programs_per_sm']))
     console.print(table)
     table = Table(title='Bytes through device memory, per token and head (per token for the loss)')
-    for n in ('operator', 'phase', 'K', 'V', 'arch', 'implementation', 'kernels', 'loaded', 'stored', 'by PyTorch', 'sum', 'with a perfect cache'): table.add_column(n)
+    for n in ('operator', 'phase', 'K', 'V', 'arch', 'implementation', 'kernels', 'loaded', 'stored', 'by PyTorch', 'sum', 'past the L2 cache', 'with a perfect cache'): table.add_column(n)
     for r in sorted(traffic, key=lambda r: (r['arch'], r['operator'], r['K'], r['phase'] != 'forward', r['implementation'] == 'fla')):
-        table.add_row(r['operator'], r['phase'], str(r['K']), str(r['V']), str(r['arch']), r['implementation'], str(r['kernels']), *(f'{r[k]:,.0f}' for k in ('load', 'store', 'torch', 'bytes', 'least')))
+        table.add_row(r['operator'], r['phase'], str(r['K']), str(r['V']), str(r['arch']), r['implementation'], str(r['kernels']), *(f'{r[k]:,.0f}' for k in ('load', 'store', 'torch', 'bytes', 'device', 'least')))
     console.print(table)

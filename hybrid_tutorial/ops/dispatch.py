@@ -211,7 +211,7 @@ def attend(
     initial_state:Tensor=None, # One per sequence
     output_final_state:bool=False, # Return the state after the last token
     cu_seqlens:Tensor=None, # Borders of packed sequences; then `B` is 1
-    chunk_size:int=64, # Tokens per chunk
+    chunk_size:int=64, # Tokens per chunk; our Triton kernels take no other than 64
     **options, # What only this operator takes, e.g. `feature_map`
 )->tuple: # Output, final state or None
     "Run an operator by name"
@@ -222,6 +222,7 @@ def attend(
         raise ConfigError(f"{op_name} takes {len(names.split())} inputs ({names}), got {len(inputs)}")
     if backend == 'auto':
         backend = choose_backend(inputs[0], op_name)
+        if backend in ('triton', 'fla') and chunk_size != 64 and inputs[0].shape[1] > 1: backend = 'chunk'  # the kernels have chunks of 64
         _tell(op_name, backend, inputs[0].device.type)
     common = dict(scale=scale, initial_state=initial_state, output_final_state=output_final_state, cu_seqlens=cu_seqlens)
     result = _run(op_name, backend, inputs, common, dict(chunk_size=chunk_size), options)
@@ -232,7 +233,7 @@ def attend(
 def _run(op, backend, inputs, common, chunk, options):
     "Call one implementation"
     if backend == 'fla': return _fla(op, inputs, common, options)
-    if backend == 'triton': return _triton(op, inputs, common, options)
+    if backend == 'triton': return _triton(op, inputs, common | chunk, options)
     return operator_form(op, backend)(*inputs, **common, **chunk, **options)
 
 def operator_form(op, backend):

@@ -2,8 +2,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hybrid_tutorial.core import ShapeError, assert_close
+from hybrid_tutorial.core import ConfigError, ShapeError, assert_close
 from hybrid_tutorial.ops.delta import chunk_gated_delta_rule, recurrent_gated_delta_rule
+from hybrid_tutorial.ops.kernels import delta
 from hybrid_tutorial.ops.kernels.common import WIDTHS
 from hybrid_tutorial.ops.kernels.delta import C, launches, triton_gated_delta_rule, unit_lower_inverse
 import triton
@@ -48,8 +49,16 @@ def test_lengths(T): compare(inputs(T))
 def test_against_the_recurrence(T): compare(inputs(T), want=recurrent_gated_delta_rule)
 
 
-@pytest.mark.parametrize('K,V', [(64, 64), (64, 128), (128, 32), (48, 40), (16, 16)])
-def test_widths(K, V): compare(inputs(66, K, V))
+@pytest.mark.parametrize('K,V', [(64, 64), (128, 32), (48, 40), (16, 16)])
+def test_widths(K, V): compare(inputs(65, K, V))
+
+
+@pytest.mark.parametrize('arch', [80, 90])
+def test_the_float32_blocks_of_both_families(arch, monkeypatch):
+    "The widest heads, packed, in the tiles of both chips"
+    monkeypatch.setattr(delta, 'arch_of', lambda device: arch)
+    assert launches(128, 128, 'fp32', arch)[0]['constexprs']['BK'] == (16 if arch == 80 else 32)
+    compare(inputs(66, 100, 128, seqs=2), cu_seqlens=torch.tensor([0, 65, 66]))
 
 
 def test_batch_grouped_heads_and_scale(): compare(inputs(66, 16, 16, B=2, H=2, HV=4), scale=0.3)
@@ -133,6 +142,7 @@ def test_a_change_of_a_thousandth_is_noticed():
 
 def test_refusals():
     x = {n: t.float() for n, t in inputs(4, 16, 16).items() if n != 'S'}
+    with pytest.raises(ConfigError, match="chunk_size=128.*backend='chunk'"): triton_gated_delta_rule(*x.values(), chunk_size=128)
     with pytest.raises(ShapeError, match="backend='chunk'"): triton_gated_delta_rule(*(t.double() for t in x.values()))
     wide = {n: t.float() for n, t in inputs(4, 130, 16).items() if n != 'S'}
     with pytest.raises(ShapeError, match="up to 128.*backend='chunk'"): triton_gated_delta_rule(*wide.values())

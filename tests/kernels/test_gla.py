@@ -2,8 +2,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hybrid_tutorial.core import ShapeError, assert_close
+from hybrid_tutorial.core import ConfigError, ShapeError, assert_close
 from hybrid_tutorial.ops import chunk_gla, chunk_linear_attn
+from hybrid_tutorial.ops.kernels import gla
 from hybrid_tutorial.ops.kernels.gla import triton_gla, triton_linear_attn
 
 
@@ -43,7 +44,16 @@ def test_lengths(T): compare(triton_gla, chunk_gla, inputs(T))
 def test_widths(K, V): compare(triton_gla, chunk_gla, inputs(70, K, V, H=1, HV=1))
 
 
-def test_widest(): compare(triton_gla, chunk_gla, inputs(30, 128, 128))
+def test_widest(): compare(triton_gla, chunk_gla, inputs(70, 128, 128))
+
+
+@pytest.mark.parametrize('arch', [80, 90])
+def test_the_float32_blocks_of_both_families(arch, monkeypatch):
+    "Value tiles narrower than the head, packed, mixed widths, a length that is no multiple of the chunk"
+    monkeypatch.setattr(gla, 'arch_of', lambda device: arch)
+    assert gla.launches(64, 64, 'fp32', arch)[1]['constexprs']['BV'] == (16 if arch == 80 else 32)
+    compare(triton_gla, chunk_gla, inputs(67, 40, 64, seqs=2), cu_seqlens=torch.tensor([0, 65, 67]))
+    compare(triton_gla, chunk_gla, inputs(66, 33, 64, B=2))
 
 
 def test_batch_and_grouped_heads(): compare(triton_gla, chunk_gla, inputs(20, 16, 16, B=2, H=2, HV=4), scale=0.3)
@@ -113,6 +123,8 @@ def test_state_handover():
 def test_refusals():
     a = inputs(5)
     q, k, v, g = (a[n].float() for n in 'qkvg')
+    with pytest.raises(ConfigError, match="chunk_size=32.*backend='chunk'"): triton_gla(q, k, v, g, chunk_size=32)
+    with pytest.raises(ConfigError, match='chunks of 64'): triton_linear_attn(q, k, v, chunk_size=128)
     with pytest.raises(ShapeError, match='chunk'): triton_gla(*(F.pad(x, (0, 100)) for x in (q, k, v, g)))
     with pytest.raises(ShapeError, match='float64'): triton_gla(*(a[n] for n in 'qkvg'))
     with pytest.raises(ShapeError, match='g is'): triton_gla(q, k, v, g[..., :3])

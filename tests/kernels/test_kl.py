@@ -141,16 +141,16 @@ def test_teacher_gets_no_gradient():
 
 
 def test_never_holds_logits():
-    xs = inputs(256, 8, 700)
+    xs = inputs(256, 64, 1400)
     sizes = []
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             sizes.extend(x.numel()*x.element_size() for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor))
             return out
-    parts = parts_of(256, 700, 64, 128)[0]
+    parts = parts_of(256, 1400, 64, 128)[0]
     with Watch(): triton_chunked_kl(xs[0].requires_grad_(), xs[1], xs[2].requires_grad_(), xs[3]).backward()
-    assert sizes and max(sizes) <= 4*max(parts*256*8, 700*11) < 256*700
+    assert sizes and max(sizes) <= 4*max(parts*256*64, 1400*128) < 4*256*1400  # the teacher's width of 67 is filled up to 128
 
 
 def test_batch_shape_mixed_formats_and_autocast():
@@ -179,7 +179,7 @@ def test_bad_input():
 @pytest.mark.parametrize('arch', [80, 89, 90, 100, 120])
 @pytest.mark.parametrize('dtype', ['bf16', 'fp16', 'fp32'])
 def test_table_is_complete(dtype, arch, softcap):
-    rows = launches(576, 49152, dtype, arch, softcap=softcap)
+    rows = launches(576, 49152, dtype, arch, softcap)
     assert [r['name'] for r in rows] == ['kl_forward', 'kl_backward_hidden', 'kl_backward_head']
     for row in rows:
         names = list(inspect.signature(row['kernel'].fn).parameters)

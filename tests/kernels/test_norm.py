@@ -30,7 +30,7 @@ def both(x, w, z, dy, activation, eps=1e-5):
 
 @pytest.mark.parametrize('dtype', TOL, ids=str)
 @pytest.mark.parametrize('activation', [None, 'open', 'silu'])
-@pytest.mark.parametrize('shape', [(1, 24), (31, 40), (33, 64), (2, 9, 3, 96), (5, 576)], ids=str)
+@pytest.mark.parametrize('shape', [(1, 24), (31, 40), (33, 64), (2, 9, 3, 96), (5, 576), (2, 2050)], ids=str)
 def test_equals_float64(shape, activation, dtype):
     for name, got, want in zip(('y', 'dx', 'dweight', 'dgate'), *both(*inputs(shape, dtype), activation)):
         assert got.dtype == dtype
@@ -69,6 +69,20 @@ def test_strided_and_empty_inputs():
     e = x[:0].clone().requires_grad_()
     triton_gated_rms_norm(e, w).sum().backward()
     assert e.grad.shape == (0, 48)
+
+
+@pytest.mark.parametrize('K', [40, 64])
+def test_mixed_formats(K):
+    "A weight and a gate in float32 beside rows in bfloat16: nothing is rounded before it is used"
+    x, w, z, dy = inputs((21, K), torch.bfloat16)
+    out = []
+    for f, kind in ((triton_gated_rms_norm, torch.float32), (gated_rms_norm, torch.float64)):
+        leaves = [t.to(k).detach().requires_grad_() for t, k in ((x, torch.bfloat16), (w+0.001, kind), (z.float()+0.001, kind))]
+        y = f(*leaves)
+        y.backward(dy)
+        out.append((y, *(t.grad for t in leaves)))
+    for got, want in zip(*out): assert_close(got, want, 1e-2)
+    assert_close(out[0][3], out[1][3], 1e-5)
 
 
 def test_strided_gradient():

@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['CHIPS', 'MMA', 'KERNELS', 'FORMATS', 'TOKENS', 'HEADS', 'WORDS', 'OURS', 'PEERS', 'WORKER', 'programs_per_sm',
-           'compile_kernel', 'tool', 'resources', 'Recorder', 'case', 'record_fla', 'run_recorded', 'our_launches',
-           'measure', 'in_worker', 'aot_table']
+           'compile_kernel', 'tool', 'resources', 'Recorder', 'case', 'record_fla', 'run_recorded', 'our_kernels',
+           'fingerprint', 'unlisted', 'measure', 'in_worker', 'aot_table']
 
 # %% ../../../nbs/06g_aot.ipynb #20b2ae86
 import contextlib, hashlib, importlib, importlib.metadata, importlib.util, json, os, re, subprocess, sys, tempfile, time, types
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-import torch, torch.nn.functional as F
+import torch
 from ...core import ConfigError, atomic_file, cache_dir, unknown
 
 # %% ../../../nbs/06g_aot.ipynb #2dd63a2c
-CHIPS = {  # limits per multiprocessor; shared memory in bytes, 1 kB of it per program is the driver's
-    80: dict(name='A100', registers=65536, shared=164*1024, shared_max=163*1024, threads=2048, sms=108, programs=32),
-    90: dict(name='H100', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=132, programs=32),
-    100: dict(name='B200', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=148, programs=32)}
+CHIPS = {  # limits per multiprocessor; shared memory in bytes, 1 kB of it per program is the driver's; l2: the cache that all of them share
+    80: dict(name='A100', registers=65536, shared=164*1024, shared_max=163*1024, threads=2048, sms=108, programs=32, l2=40*10**6),
+    90: dict(name='H100', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=132, programs=32, l2=50*10**6),
+    100: dict(name='B200', registers=65536, shared=228*1024, shared_max=227*1024, threads=2048, sms=148, programs=32, l2=126*10**6)}
 
 def programs_per_sm(
     registers:int, # Per thread
@@ -78,12 +78,14 @@ def resources(
     compiled, # From `compile_kernel`
 )->dict: # registers, spill_bytes, shared_bytes, mma; `dots` in the source, `sass`
     "Take a compiled kernel apart"
+    dots = len(re.findall(r'= tt\.dot', compiled.asm['ttir']))
     with tempfile.NamedTemporaryFile(suffix='.cubin') as f:
         f.write(compiled.asm['cubin']); f.flush()
-        out = subprocess.run([tool('cuobjdump'), '--dump-resource-usage', '-sass', f.name], capture_output=True, text=True, check=True).stdout
+        sass = ['-sass'] if dots else []  # three times slower than the compiler: only where there may be tensor-core instructions
+        out = subprocess.run([tool('cuobjdump'), '--dump-resource-usage', *sass, f.name], capture_output=True, text=True, check=True).stdout
     use = dict(re.findall(r'\b(REG|STACK):(\d+)', out))
     return dict(registers=int(use['REG']), spill_bytes=int(use['STACK']), shared_bytes=compiled.metadata.shared,
-                mma=len(MMA.findall(out)), dots=len(re.findall(r'= tt\.dot', compiled.asm['ttir'])), sass=out)
+                mma=len(MMA.findall(out)), dots=dots, sass=out)
 
 # %% ../../../nbs/06g_aot.ipynb #b8c820ce
 class Recorder:
@@ -200,17 +202,32 @@ def run_recorded(call, arguments, recorder):
         torch.autograd.grad(o, [x for x in arguments.values() if x.requires_grad], torch.zeros_like(o))
     return recorder.launches[start:]
 
-def our_launches(module, K, V, dtype, arch):
-    "The table of launches of one of our modules; empty where the module does not exist yet"
-    if importlib.util.find_spec(KERNELS+module) is None: return []
-    launches = importlib.import_module(KERNELS+module).launches
-    rows = launches(*((HEADS*K, WORDS) if module == 'loss' else (K, V)), dtype, arch)
-    if module == 'gla': rows = [l for gated in (True, False) for state in (True, False) for l in launches(K, V, dtype, arch, gated, state)]
-    return [dict(l, operator=_operator(module, l)) for l in rows]
+@lru_cache(8)
+def our_kernels(
+    arch:int=90, # Compute capability
+)->list: # Rows of `launches`, with `operator`, `K`, `V` (None: any) and `dtype`
+    "Everything that our launchers can launch on a chip, and nothing else"
+    return [dict(row, operator=_operator(m, row), K=K, V=V, dtype=dtype) for m in OURS
+            for K, V, dtype, row in importlib.import_module(KERNELS+m).launchable(arch)]
 
 def _operator(module, launch):
     if module == 'decode': return 'gla decode' if launch['name'].startswith('gla') else 'gated_delta_rule decode'
-    return launch.get('operator') or ('linear_attn' if module == 'gla' and 'linear' in launch['name'] else OURS[module])
+    return 'linear_attn' if module == 'gla' and 'linear' in launch['name'] else OURS[module]
+
+def fingerprint(
+    launch:dict, # From a `Recorder`, or one of `our_kernels`
+)->str: # The same for two launches if, and only if, the compiler makes the same of them
+    "What a compiled kernel depends on: types, constants, what may be assumed of the arguments, options"
+    _, signature, constexprs, attrs = _source(*(launch.get(n) for n in ('kernel', 'signature', 'constexprs', 'attrs')))
+    return str((launch['kernel'].__name__, signature, sorted(constexprs.items()), sorted(k for k, v in attrs.items() if v), launch['num_warps'], launch['num_stages']))
+
+def unlisted(
+    launches:list, # From a `Recorder`
+    arch:int, # Compute capability
+)->list: # Names
+    "Launches that `our_kernels` does not hold: nobody has looked at them"
+    known = {fingerprint(row) for row in our_kernels(arch)}
+    return [l['name'] for l in launches if fingerprint(l) not in known]
 
 # %% ../../../nbs/06g_aot.ipynb #178c19da
 def measure(
@@ -237,15 +254,16 @@ def _rows(spec):
     "The rows of one worker: one implementation, one chip, one number format"
     arch, dtype, ours, rows = spec['arch'], spec['dtype'], spec['implementation'] == 'ours', []
     recorder = None if ours else Recorder(arch).install()
-    for K, V in spec['widths']:
-        for l in _ours(spec['ops'], K, V, dtype, arch) if ours else _fla(spec['ops'], K, V, dtype, recorder, spec['configs']):
-            rows.append(dict(kernel=l['name'], implementation=spec['implementation'], operator=l['operator'], phase=l['phase'], K=K, V=V, dtype=dtype, arch=arch,
-                config=l['config'], num_warps=l['num_warps'], num_stages=l['num_stages'], **measure(l, arch)))
+    for l in _ours(spec) if ours else [dict(l, K=K, V=V) for K, V in spec['widths'] for l in _fla(spec['ops'], K, V, dtype, recorder, spec['configs'])]:
+        rows.append(dict(kernel=l['name'], implementation=spec['implementation'], operator=l['operator'], phase=l['phase'], K=l['K'], V=l['V'], dtype=dtype, arch=arch,
+            config=l['config'], num_warps=l['num_warps'], num_stages=l['num_stages'], want=l.get('want', 1), **measure(l, arch)))
     return rows
 
-def _ours(ops, K, V, dtype, arch):
-    found = [dict(l, config='1 of 1') for m in OURS for l in our_launches(m, K, V, dtype, arch)]
-    return _distinct([l for l in found if not ops or l['operator'] in ops])
+def _ours(spec):
+    "What can be launched, of these operators, number format and widths"
+    fits = lambda l: l['dtype'] == spec['dtype'] and (not spec['ops'] or l['operator'] in spec['ops']) and (
+        not spec['widths'] or l['K'] is None or [l['K'], l['V'] or l['K']] in spec['widths'])
+    return [dict(l, config='1 of 1') for l in our_kernels(spec['arch']) if fits(l)]
 
 def _fla(ops, K, V, dtype, recorder, configs):
     found = []
@@ -299,9 +317,9 @@ def in_worker(
 
 def aot_table(
     ops:tuple=None, # Operators, keys of `PEERS`; None: all
-    archs:tuple=(80, 90), # Keys of `CHIPS`
-    dtypes:tuple=('bf16',), # Keys of `FORMATS`
-    widths:tuple=((64, 64), (128, 128)), # Pairs of key width and value width
+    archs:tuple=(80, 90, 100), # Keys of `CHIPS`
+    dtypes:tuple=None, # Keys of `FORMATS`; None: all of ours, bf16 of fla's
+    widths:tuple=None, # Pairs of key width and value width; None: all of ours, 64 and 128 of fla's
     peers:bool=True, # Compile fla's kernels too, where fla is installed
     configs:str='ends', # Of an autotuned kernel: "ends", the first and the last configuration, or "all"
     workers:int=2, # Compilers that run at the same time
@@ -314,8 +332,9 @@ def aot_table(
         if o not in PEERS: raise ConfigError(unknown('operator', o, PEERS))
     if importlib.util.find_spec('triton') is None: raise ConfigError("triton is not installed: pip install triton (Linux only)")
     kinds = ('fla', 'ours') if peers and importlib.util.find_spec('fla') else ('ours',)
-    parts = lambda kind: [[list(w)] for w in widths] if kind == 'fla' or len(archs) == 1 else [[list(w) for w in widths]]
-    specs = [dict(implementation=i, arch=a, dtype=d, widths=ws, ops=list(ops or ()), configs=configs) for i in kinds for a in archs for d in dtypes for ws in parts(i)]
+    parts = dict(ours=[[list(w) for w in widths or ()]], fla=[[list(w)] for w in widths or ((64, 64), (128, 128))])
+    formats = dict(ours=dtypes or ('fp32', 'bf16', 'fp16'), fla=dtypes or ('bf16',))
+    specs = [dict(implementation=i, arch=a, dtype=d, widths=ws, ops=list(ops or ()), configs=configs) for i in kinds for d in formats[i] for a in archs for ws in parts[i]]
     return _pooled(KERNELS+'aot:_rows', specs, workers, progress)
 
 def _pooled(where, specs, workers, progress):

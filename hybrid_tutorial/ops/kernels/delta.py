@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['C', 'OPTIONS', 'FLOATS', 'invert_blocks', 'unit_lower_inverse', 'chunk_kernel', 'correct', 'write', 'forward_kernel',
-           'states_kernel', 'reverse_kernel', 'pairs', 'reads', 'grads_kernel', 'options', 'launches',
+           'states_kernel', 'reverse_kernel', 'pairs', 'reads', 'grads_kernel', 'options', 'launches', 'launchable',
            'TritonGatedDeltaRule', 'triton_gated_delta_rule']
 
 # %% ../../../nbs/06c_triton_delta.ipynb #bd20753f
@@ -13,8 +13,8 @@ import triton, triton.language as tl
 from torch import Tensor
 from ..delta import _check
 from ..layout import count_sequences, first_state
-from .common import (DTYPES, arch_of, chunk_table, dot, expect_kernel_input, family,
-    interpreted, launch, padded, precision, width_of)
+from .common import (CHUNK, DTYPES, WIDTHS, arch_of, chunk_at, chunk_table, dot, expect_chunk, expect_kernel_input, family,
+    launch, padded, precision, sequence_at, width_of)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #aed2cce0
 @triton.jit
@@ -46,14 +46,14 @@ def unit_lower_inverse(M, C:tl.constexpr, PREC:tl.constexpr):
     return X
 
 # %% ../../../nbs/06c_triton_delta.ipynb #0a3406ee
-@triton.jit
-def chunk_kernel(q, k, g, beta, inv, scores, gates, chunks, scale, H, HV, K:tl.constexpr, C:tl.constexpr, LOG_ZERO:tl.constexpr,
-                 PREC:tl.constexpr, INV_PREC:tl.constexpr):
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def chunk_kernel(q, k, g, beta, inv, scores, gates, chunks, scale, T, H, HV, K:tl.constexpr, C:tl.constexpr, BK:tl.constexpr,
+                 LOG_ZERO:tl.constexpr, PREC:tl.constexpr, INV_PREC:tl.constexpr):
     "Running decay of a chunk and its triangular inverse"
     c, hv = tl.program_id(0), tl.program_id(1)
-    start, end = tl.load(chunks + 4*c+1), tl.load(chunks + 4*c+2)
-    i, cols = tl.arange(0, C), tl.arange(0, K)
-    t = start + tl.load(chunks + 4*c+3)*C + i
+    start, end, n = chunk_at(chunks, c, T, C)
+    i, cols = tl.arange(0, C), tl.arange(0, BK)
+    t = start + n*C + i
     real = t < end
     t, tile = t.to(tl.int64), c.to(tl.int64)*HV + hv
     decay = tl.load(g + t*HV + hv, mask=real, other=0.)
@@ -62,12 +62,15 @@ def chunk_kernel(q, k, g, beta, inv, scores, gates, chunks, scale, H, HV, K:tl.c
     tl.store(gates + tile*2*C + i, G)
     tl.store(gates + tile*2*C + C + i, b)
     at, square = (t*H + hv//(HV//H))[:, None]*K + cols[None, :], tile*C*C + i[:, None]*C + i[None, :]
-    x_k = tl.load(k + at, mask=real[:, None], other=0.)
-    x_q = tl.load(q + at, mask=real[:, None], other=0.)
+    A, M = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
+    for j in range(K//BK):
+        x_k = tl.load(k + at + j*BK, mask=real[:, None], other=0.)
+        x_q = tl.load(q + at + j*BK, mask=real[:, None], other=0.)
+        A = dot(x_q, tl.trans(x_k), PREC, A)
+        M = dot(x_k, tl.trans(x_k), PREC, M)
     D = tl.exp(tl.where(i[:, None] >= i[None, :], G[:, None] - G[None, :], float('-inf')))
-    A = dot(x_q, tl.trans(x_k), PREC)*D
-    tl.store(scores + square, (scale*A).to(scores.dtype.element_ty))
-    M = tl.where(i[:, None] > i[None, :], b[:, None]*dot(x_k, tl.trans(x_k), PREC)*D, 0.)
+    tl.store(scores + square, (scale*A*D).to(scores.dtype.element_ty))
+    M = tl.where(i[:, None] > i[None, :], b[:, None]*M*D, 0.)
     tl.store(inv + square, unit_lower_inverse(M, C, INV_PREC).to(inv.dtype.element_ty))
 
 # %% ../../../nbs/06c_triton_delta.ipynb #77ea014f
@@ -85,13 +88,14 @@ def write(x_k, U, S, G, last, PREC:tl.constexpr):
     return S*tl.exp(last) + dot(tl.trans(x_k), U, PREC)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #07dd2f10
-@triton.jit
-def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, T, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr,
                    BV:tl.constexpr, PREC:tl.constexpr):
     "Walk over the chunks of a sequence with `BV` columns of the state in registers"
     part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
     s, hv = head//HV, head%HV
-    start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
+    start, end, row = sequence_at(seqs, s, T, C)
+    tile = row.to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = head.to(tl.int64)*K*V + cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
@@ -99,28 +103,28 @@ def forward_kernel(q, k, v, inv, scores, gates, o, h0, ht, seqs, scale, H, HV, K
     for n in range(0, tl.cdiv(end-start, C)):
         t = start + n*C
         real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
-        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
-        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
         square = tile*C*C + i[:, None]*C + i[None, :]
-        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         O = dot(x_q, S.to(x_q.dtype), PREC)*(scale*tl.exp(G))[:, None]
-        U = correct(x_k, x_v, X, S, G, b, PREC)
-        O += dot(A, U.to(x_q.dtype), PREC)
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
+        x_v = tl.load(v + tv + vo, mask=real[:, None], other=0.)
+        U = correct(x_k, x_v, tl.load(inv + square), S, G, b, PREC)
+        O += dot(tl.load(scores + square), U.to(x_q.dtype), PREC)
         tl.store(o + tv + vo, O.to(o.dtype.element_ty), mask=real[:, None])
         S = write(x_k, U, S, G, last, PREC)
         tile += HV
     tl.store(ht + at, S)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #9b4aee41
-@triton.jit
-def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr,
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def states_kernel(k, v, inv, gates, h0, h, u, seqs, T, H, HV, K:tl.constexpr, V:tl.constexpr, C:tl.constexpr, BV:tl.constexpr,
                   PREC:tl.constexpr):
     "The same walk without the output: keep the state before every chunk, and what the chunk writes"
     part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
     s, hv = head//HV, head%HV
-    start, end, tile = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1), tl.load(seqs + 3*s+2).to(tl.int64)*HV + hv
+    start, end, row = sequence_at(seqs, s, T, C)
+    tile = row.to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
@@ -139,15 +143,15 @@ def states_kernel(k, v, inv, gates, h0, h, u, seqs, H, HV, K:tl.constexpr, V:tl.
         tile += HV
 
 # %% ../../../nbs/06c_triton_delta.ipynb #de6c3d97
-@triton.jit
-def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, H, HV, K:tl.constexpr, V:tl.constexpr,
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, T, H, HV, K:tl.constexpr, V:tl.constexpr,
                    C:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Walk back over the chunks with `BV` columns of the gradient of the state in registers"
     part, head = tl.program_id(0)%(V//BV), tl.program_id(0)//(V//BV)
     s, hv = head//HV, head%HV
-    start, end = tl.load(seqs + 3*s), tl.load(seqs + 3*s+1)
+    start, end, row = sequence_at(seqs, s, T, C)
     N = tl.cdiv(end-start, C)
-    tile = (tl.load(seqs + 3*s+2) + N).to(tl.int64)*HV + hv
+    tile = (row + N).to(tl.int64)*HV + hv
     i, cols, vs = tl.arange(0, C), tl.arange(0, K), part*BV + tl.arange(0, BV)
     at = cols[:, None]*V + vs[None, :]
     kq, vo = i[:, None]*H*K + cols[None, :], i[:, None]*HV*V + vs[None, :]
@@ -156,17 +160,17 @@ def reverse_kernel(q, k, do, inv, scores, gates, dht, dh, dx, dh0, seqs, scale, 
         tile -= HV
         t = start + (N-1-n)*C
         real, tk, tv = t+i < end, (t.to(tl.int64)*H + hv//(HV//H))*K, (t.to(tl.int64)*HV + hv)*V
-        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
-        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
         square = tile*C*C + i[:, None]*C + i[None, :]
-        X, A = tl.load(inv + square), tl.load(scores + square)
         G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
         tl.store(dh + tile*K*V + at, dS.to(dh.dtype.element_ty))
+        x_k = tl.load(k + tk + kq, mask=real[:, None], other=0.)
         dU = dot(x_k, dS.to(x_k.dtype), PREC)*tl.exp(last-G)[:, None]
-        dU += dot(tl.trans(A), dO, PREC)
+        dO = tl.load(do + tv + vo, mask=real[:, None], other=0.)
+        dU += dot(tl.trans(tl.load(scores + square)), dO, PREC)
+        X = tl.load(inv + square)
         dX = dot(tl.trans(X), dU.to(X.dtype), PREC)
         tl.store(dx + tile*C*V + i[:, None]*V + vs[None, :], dX.to(dx.dtype.element_ty))
+        x_q = tl.load(q + tk + kq, mask=real[:, None], other=0.)
         read = (dO*(scale*tl.exp(G))[:, None]).to(x_q.dtype)
         dS = dS*tl.exp(last) + dot(tl.trans(x_q), read, PREC)
         dX = (dX*(-b*tl.exp(G))[:, None]).to(x_k.dtype)
@@ -185,8 +189,8 @@ def pairs(v, do, u, dx, dv, HV, tv, tu, real, b, scale, V:tl.constexpr, C:tl.con
         at = tv + i[:, None]*HV*V + vs[None, :]
         dO = tl.load(do + at, mask=real[:, None], other=0.)
         x_v = tl.load(v + at, mask=real[:, None], other=0.)
-        dP += dot(dO, tl.trans(U), PREC)
-        dM += dot(dX, tl.trans(U), PREC)
+        dP = dot(dO, tl.trans(U), PREC, dP)
+        dM = dot(dX, tl.trans(U), PREC, dM)
         own += scale*tl.sum(dO.to(tl.float32)*U, 1)
         db += tl.sum(dX.to(tl.float32)*x_v, 1)
         tl.store(dv + at, (b[:, None]*dX).to(dv.dtype.element_ty), mask=real[:, None])
@@ -202,25 +206,25 @@ def reads(do, u, dx, h, dh, HV, tv, tu, th, ks, real, K:tl.constexpr, V:tl.const
     dq, dr, dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
     carried = tl.zeros((BK,), tl.float32)
     for _ in range(0, V//BV):
-        S, dS = tl.load(h + th + ks[:, None]*V + vs[None, :]), tl.load(dh + th + ks[:, None]*V + vs[None, :])
-        U, dX = tl.load(u + tu + i[:, None]*V + vs[None, :]), tl.load(dx + tu + i[:, None]*V + vs[None, :])
-        dO = tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
-        dq += dot(dO, tl.trans(S), PREC)
-        dr += dot(dX, tl.trans(S), PREC)
-        dk += dot(U, tl.trans(dS), PREC)
+        state, row = ks[:, None]*V + vs[None, :], i[:, None]*V + vs[None, :]
+        S, dO = tl.load(h + th + state), tl.load(do + tv + i[:, None]*HV*V + vs[None, :], mask=real[:, None], other=0.)
+        dq = dot(dO, tl.trans(S), PREC, dq)
+        dr = dot(tl.load(dx + tu + row), tl.trans(S), PREC, dr)
+        dS = tl.load(dh + th + state)
+        dk = dot(tl.load(u + tu + row), tl.trans(dS), PREC, dk)
         carried += tl.sum(S.to(tl.float32)*dS, 1)
         vs += BV
     return dq, -dr, dk, tl.sum(carried, 0)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #68fca8b2
-@triton.jit
-def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks, scale, H, HV, K:tl.constexpr,
+@triton.jit(do_not_specialize=['T', 'H', 'HV'])
+def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks, scale, T, H, HV, K:tl.constexpr,
                  V:tl.constexpr, C:tl.constexpr, BK:tl.constexpr, BV:tl.constexpr, PREC:tl.constexpr):
     "Gradients of one chunk's inputs"
     c, hv = tl.program_id(0), tl.program_id(1)
-    start, end = tl.load(chunks + 4*c+1), tl.load(chunks + 4*c+2)
+    start, end, n = chunk_at(chunks, c, T, C)
     i, ks = tl.arange(0, C), tl.arange(0, BK)
-    t, tile = start + tl.load(chunks + 4*c+3)*C, c.to(tl.int64)*HV + hv
+    t, tile = start + n*C, c.to(tl.int64)*HV + hv
     real, tv, tk = t+i < end, t.to(tl.int64)*HV + hv, (t.to(tl.int64)*H + hv//(HV//H))*K
     G, b, last = tl.load(gates + tile*2*C + i), tl.load(gates + tile*2*C + C+i), tl.load(gates + tile*2*C + C-1)
     dP, dM, own, db = pairs(v, do, u, dx, dv, HV, tv*V, tile*C*V, real, b, scale, V, C, BV, PREC)
@@ -228,12 +232,12 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     dP, dM = (dP*D).to(k.dtype.element_ty), (dM*D).to(k.dtype.element_ty)
     dG, written, carried = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.
     for _ in range(0, K//BK):
-        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
-        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_q, d_r, d_w, kept = reads(do, u, dx, h, dh, HV, tv*V, tile*C*V, tile*K*V, ks, real, K, V, C, BK, BV, PREC)
+        x_k = tl.load(k + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_q = d_q*(scale*tl.exp(G))[:, None] + dot(dP, x_k, PREC)
         d_r = d_r*tl.exp(G)[:, None] + dot(dM, x_k, PREC)
         d_w *= tl.exp(last-G)[:, None]
+        x_q = tl.load(q + tk + i[:, None]*H*K + ks[None, :], mask=real[:, None], other=0.)
         d_k = dot(tl.trans(dP), x_q, PREC)
         d_k += dot(tl.trans(dM), (x_k*b[:, None]).to(x_k.dtype), PREC)
         kr = tl.sum(x_k*d_r, 1)
@@ -251,14 +255,15 @@ def grads_kernel(q, k, v, do, u, dx, h, dh, gates, dq, dk, dv, dg, dbeta, chunks
     tl.store(dbeta + tv + i*HV, db, mask=real)
 
 # %% ../../../nbs/06c_triton_delta.ipynb #581ac94d
-C = 64  # tokens per chunk
-# (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel
+C = CHUNK
+# (bytes per input, widest head up to, family of chips) -> (BV, BK, warps, stages) of each kernel; 0 where a kernel has no such block
 OPTIONS = {
-    (2, 64, 80): dict(chunk=(0, 0, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(64, 32, 4, 2)),
-    (2, 128, 80): dict(chunk=(0, 0, 4, 1), forward=(32, 0, 4, 1), states=(64, 0, 4, 2), reverse=(32, 0, 4, 1), grads=(32, 32, 4, 2)),
-    (2, 64, 90): dict(chunk=(0, 0, 4, 1), forward=(64, 0, 4, 2), states=(64, 0, 4, 2), reverse=(64, 0, 4, 2), grads=(64, 64, 8, 2)),
-    (2, 128, 90): dict(chunk=(0, 0, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 64, 8, 2)),
-    (4, 128, 80): dict(chunk=(0, 0, 4, 1), forward=(16, 0, 4, 1), states=(16, 0, 4, 1), reverse=(16, 0, 4, 1), grads=(16, 16, 4, 1)),
+    (2, 64, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 32, 8, 2)),
+    (2, 128, 80): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 8, 1), states=(64, 0, 4, 2), reverse=(32, 0, 4, 1), grads=(32, 32, 8, 2)),
+    (2, 64, 90): dict(chunk=(0, 128, 4, 1), forward=(64, 0, 4, 2), states=(64, 0, 4, 2), reverse=(64, 0, 4, 2), grads=(64, 64, 8, 2)),
+    (2, 128, 90): dict(chunk=(0, 128, 4, 1), forward=(32, 0, 4, 2), states=(64, 0, 4, 2), reverse=(32, 0, 4, 2), grads=(32, 64, 8, 2)),
+    (4, 128, 80): dict(chunk=(0, 16, 8, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(32, 16, 8, 1)),
+    (4, 128, 90): dict(chunk=(0, 32, 4, 1), forward=(16, 0, 8, 1), states=(16, 0, 8, 1), reverse=(32, 0, 8, 1), grads=(16, 16, 8, 1)),
 }
 
 def options(
@@ -269,8 +274,8 @@ def options(
     arch:int, # Compute capability
 )->tuple: # Value and key channels per block, warps, stages
     "The row of `OPTIONS` that applies"
-    if dtype == 'fp32': row = OPTIONS[4, 128, 80]
-    else: row = OPTIONS[2, 64 if max(K, V) <= 64 else 128, family(arch)]
+    size = 4 if dtype == 'fp32' else 2
+    row = OPTIONS[size, 64 if max(K, V) <= 64 and size == 2 else 128, family(arch)]
     BV, BK, warps, stages = row[name]
     return min(BV, V), min(BK, K), warps, stages
 
@@ -281,14 +286,14 @@ def _entry(phase, kernel, K, V, dtype, arch):
     "One row of `launches`"
     name = kernel.__name__.removesuffix('_kernel')
     BV, BK, warps, stages = options(name, K, V, dtype, arch)
-    known = dict(K=K, V=V, C=C, BV=BV, BK=BK, LOG_ZERO=-110., PREC=precision(dtype),
-        INV_PREC='tf32' if dtype != 'fp32' and not interpreted() else precision(dtype))
+    known = dict(K=K, V=V, C=C, BV=BV, BK=BK, LOG_ZERO=-110., PREC=precision(dtype, single=name != 'chunk'),
+        INV_PREC=precision('fp32', single=dtype != 'fp32' or family(arch) == 80))
     consts = {n: known[n] for n in kernel.arg_names if n in known}
-    kind = lambda n: ('constexpr' if n in consts else 'i32' if n in ('H', 'HV') else 'fp32' if n == 'scale' else
+    kind = lambda n: ('constexpr' if n in consts else 'i32' if n in ('T', 'H', 'HV') else 'fp32' if n == 'scale' else
         '*i32' if n in ('chunks', 'seqs') else '*fp32' if n in FLOATS else f'*{dtype}')
     parts = V//BV if name in ('forward', 'states', 'reverse') else 0
     return dict(name=f'gated_delta_rule_{name}', phase=phase, kernel=kernel, signature={n: kind(n) for n in kernel.arg_names},
-        constexprs=consts, num_warps=warps, num_stages=stages,
+        constexprs=consts, num_warps=warps, num_stages=stages, want=2 if warps == 4 else 1,
         programs=(lambda B, T, H: parts*B*H) if parts else (lambda B, T, H: -(-T//C)*B*H))
 
 # %% ../../../nbs/06c_triton_delta.ipynb #f74ba824
@@ -303,20 +308,27 @@ def launches(
         ('backward', reverse_kernel), ('backward', grads_kernel)
     return [_entry(phase, kernel, K, V, dtype, arch) for phase, kernel in phases]
 
+def launchable(
+    arch:int=90, # Compute capability
+)->list: # (key width, value width, number format, row of `launches`)
+    "Everything that a call can launch"
+    return [(K, K, d, r) for K in WIDTHS for d in ('bf16', 'fp16', 'fp32') for r in launches(K, K, d, arch)]
+
 # %% ../../../nbs/06c_triton_delta.ipynb #bde1a174
 class TritonGatedDeltaRule(torch.autograd.Function):
     "Two launches forward, three backward"
     @staticmethod
-    def forward(ctx, q, k, v, g, beta, S, scale, chunks, seqs):
-        (_, _, H, K), (HV, V), N, new = q.shape, v.shape[2:], len(chunks), v.new_empty
+    def forward(ctx, q, k, v, g, beta, S, scale, tables):
+        (_, _, H, K), (HV, V), (chunks, seqs, T) = q.shape, v.shape[2:], tables
+        N, new = len(chunks), v.new_empty
         chunk, forward, *ctx.backward_launches = launches(K, V, DTYPES[v.dtype], arch_of(v.device))
         inv, scores, gates = new(N, HV, C, C), new(N, HV, C, C), g.new_empty(N, HV, 2, C)
-        o, ht, sizes = torch.empty_like(v), torch.empty_like(S), dict(H=H, HV=HV)
+        o, ht, sizes = torch.empty_like(v), torch.empty_like(S), dict(T=T, H=H, HV=HV)
         launch(chunk, (N, HV), q=q, k=k, g=g, beta=beta, inv=inv, scores=scores, gates=gates, chunks=chunks, scale=scale, **sizes)
         launch(forward, (V//forward['constexprs']['BV']*len(seqs)*HV,), q=q, k=k, v=v, inv=inv, scores=scores, gates=gates, o=o, h0=S, ht=ht,
             seqs=seqs, scale=scale, **sizes)
         ctx.save_for_backward(q, k, v, inv, scores, gates, S, chunks, seqs)
-        ctx.scale = scale
+        ctx.scale, ctx.T = scale, T
         return o, ht
 
     @staticmethod
@@ -325,7 +337,7 @@ class TritonGatedDeltaRule(torch.autograd.Function):
         q, k, v, inv, scores, gates, S, chunks, seqs = ctx.saved_tensors
         (H, K), (HV, V), N, scale = q.shape[2:], v.shape[2:], len(chunks), ctx.scale
         states, reverse, grads = ctx.backward_launches
-        do, dht, sizes, new = do.contiguous(), dht.contiguous(), dict(H=H, HV=HV), v.new_empty
+        do, dht, sizes, new = do.contiguous(), dht.contiguous(), dict(T=ctx.T, H=H, HV=HV), v.new_empty
         h, u, dh, dx, dS = new(N, HV, K, V), new(N, HV, C, V), new(N, HV, K, V), new(N, HV, C, V), torch.empty_like(S)
         launch(states, (V//states['constexprs']['BV']*len(seqs)*HV,), k=k, v=v, inv=inv, gates=gates, h0=S, h=h, u=u,
             seqs=seqs, **sizes)
@@ -336,7 +348,7 @@ class TritonGatedDeltaRule(torch.autograd.Function):
         launch(grads, (N, HV), q=q, k=k, v=v, do=do, u=u, dx=dx, h=h, dh=dh, gates=gates, dq=dq, dk=dk, dv=dv, dg=dg,
             dbeta=dbeta, chunks=chunks, scale=scale, **sizes)
         if HV > H: dq, dk = (x.unflatten(2, (H, -1)).sum(3) for x in (dq, dk))
-        return dq, dk, dv, dg, dbeta, dS, None, None, None
+        return dq, dk, dv, dg, dbeta, dS, None, None
 
 # %% ../../../nbs/06c_triton_delta.ipynb #6436459e
 def triton_gated_delta_rule(
@@ -350,17 +362,17 @@ def triton_gated_delta_rule(
     initial_state:Tensor=None, # `(B, HV, K, V)`, one per sequence; zeros if None
     output_final_state:bool=False, # Return the state after the last token
     cu_seqlens:Tensor=None, # Borders of packed sequences; then `B` is 1
-    chunk_size:int=64, # Not used: the kernels' chunk is 64
+    chunk_size:int=64, # The kernels' chunk; others are refused
 )->tuple: # Output `(B, T, HV, V)`, final state or None
     "Gated delta rule in Triton kernels, forward and backward"
+    expect_chunk(chunk_size)
     B, T, HV, K, V = _check(q, k, v, g, beta)
     expect_kernel_input(q, k, v)
-    dtype, wk, wv = v.dtype, width_of(K), width_of(V)
+    dtype, w = v.dtype, width_of(K, V)
     S = first_state(initial_state, (count_sequences(q, cu_seqlens), HV, K, V), q)
-    S = padded(padded(S.mT, wk).mT, wv)
+    S = padded(padded(S.mT, w).mT, w)
     same = torch.promote_types(torch.promote_types(q.dtype, k.dtype), dtype)
-    q, k, v = (padded(x.to(same), w) for x, w in ((q, wk), (k, wk), (v, wv)))
-    chunks, seqs = chunk_table(cu_seqlens, T, B, C, v.device)
+    q, k, v = (padded(x.to(same), w) for x in (q, k, v))
     o, S = TritonGatedDeltaRule.apply(q, k, v, g.float().contiguous(), beta.float().contiguous(), S,
-        K**-0.5 if scale is None else float(scale), chunks, seqs)
+        K**-0.5 if scale is None else float(scale), chunk_table(cu_seqlens, T, B, C, v.device))
     return o[..., :V].to(dtype), S[..., :K, :V] if output_final_state else None
