@@ -11,6 +11,7 @@ import contextlib, hashlib, inspect, json, math, time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -304,6 +305,20 @@ class Job:
             self._texts = scoring_rows(self.corpus, self.tokens, self.seq_len, self.start)
             self.weigh(self._texts)
         return self._texts
+
+    def training(self, tokens:int, batch_size:int)->list[dict]:
+        "Batches of rows that come after the scored ones, so none of them is among those"
+        sources = list(self.corpus.values()) if isinstance(self.corpus, Mapping) and 'input_ids' not in self.corpus else [self.corpus]
+        streams = [rows_of(c, self.seq_len, split_rows(c, self.tokens, self.seq_len, self.start)[1]) for c in sources]
+        out, n = [], 0
+        while n < tokens and streams:
+            for s in list(streams):
+                rows = [ids for ids, _ in islice(s, batch_size)]
+                if not rows: streams.remove(s); continue
+                out.append(dict(input_ids=torch.stack(rows))); n += out[-1]['input_ids'].numel()
+                if n >= tokens: break
+        if n < tokens: raise DataError(f"{n} tokens are left after the rows that are scored, {tokens} were asked for training; give more text, fewer tokens, or fewer training tokens")
+        return out
 
     def weigh(self, names)->dict:
         "Weights of the texts that there are"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Meter', 'counting', 'Ledger', 'model_digest', 'job_digest', 'ranks', 'together', 'merged', 'Part', 'Judge', 'KLSets',
-           'one_by_one', 'kl', 'kl_removal', 'second_round']
+           'one_by_one', 'kl', 'kl_removal', 'second_round', 'kl_curve']
 
 # %% ../../nbs/30b_sets.ipynb #be6952d2
 import contextlib, hashlib, json, time
@@ -85,7 +85,9 @@ def model_digest(
 )->str: # 16 hex digits
     "What tells two models of the same shape apart: the sums of their weights"
     told = hashlib.sha256()
-    for name, p in model.named_parameters(): told.update(f'{name}{tuple(p.shape)}{float(p.double().sum())!r}{float(p.double().abs().sum())!r}'.encode())
+    for name, p in model.named_parameters():
+        p = p.detach().double()
+        told.update(f'{name}{tuple(p.shape)}{float(p.sum())!r}{float(p.abs().sum())!r}'.encode())
     return told.hexdigest()[:16]
 
 def job_digest(
@@ -327,3 +329,30 @@ def second_round(job, sets, scores):
     scores.final = [floor+max(again[l], 0.)+1e-9 if l in alive else first[l] for l in range(L)]
     scores.method += ', 2 rounds'
     return scores
+
+# %% ../../nbs/30b_sets.ipynb #fdd4abbd
+def kl_curve(
+    student:nn.Module, # All linear, aligned
+    teacher:nn.Module,
+    corpus, # As `score_layers` takes it
+    ranking, # Layers, best first
+    *,
+    counts=None, # Numbers of kept layers; 0 to `L` if None
+    tokens:int=2048, # Per text
+    seq_len:int|None=None, # `T`; the corpus's own if None
+    weights:dict|None=None, # Of the texts
+    start:int=0, # First row of the corpus to use
+    batch_size:int=4, # Rows at a time
+    dtype:str='auto', # Autocast
+    out=None, # JSON lines: a rerun goes on
+)->list[dict]: # `count`, `keep`, `kl` (weighted) and `texts` for each
+    "KL against the number of kept layers, along a ranking, nothing trained"
+    L, ranking = len(teacher.model.layers), list(ranking)
+    if sorted(ranking) != list(range(L)): raise ConfigError(f"a ranking lists each of the {L} layers once, got {ranking}")
+    counts = sorted(set(range(L+1) if counts is None else counts))
+    if counts and not 0 <= counts[0] <= counts[-1] <= L: raise ConfigError(f"counts lie in 0..{L}, got {counts}")
+    job = Job(student, teacher, corpus, 'curve', tokens, (0,), seq_len, weights, start, batch_size, dtype, ledger=Ledger(out))
+    with counting(teacher) as job.meter:
+        sets = KLSets(job)
+        found = sets.values([frozenset(ranking[:k]) for k in counts])
+    return [dict(count=k, keep=sorted(ranking[:k]), kl=sets.objective(r), texts={t: sum(x)/len(x) for t, x in r.items()}) for k, r in zip(counts, found)]
