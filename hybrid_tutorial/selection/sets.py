@@ -263,19 +263,18 @@ class KLSets:
     @torch.no_grad()
     def values(self, sets)->list[dict]: # For each set, `{text: rows}`
         "Sets that have nothing in common, split over processes"
-        rank, world = ranks()
-        found = {}
-        for n in range(rank, len(sets), world):
+        sets, (rank, world), found = [frozenset(s) for s in sets], ranks(), {}
+        for s in sorted(set(sets), key=sorted)[rank::world]:
             for number, batch in enumerate(self.judge.batches):
                 for part in batch:
-                    rows = self.job.ledger.get(self.key(sets[n], number, part))
+                    rows = self.job.ledger.get(self.key(s, number, part))
                     if rows is None:
                         self.judge.ask(part)
-                        with self.assembled(sets[n]), autocast(self.job.device, self.job.dtype): _, h = next(swap_outputs(self.trunk, {}, part.ids))
-                        self.store(sets[n], number, part, {}, 0, rows := self.judge.kl(part, h))
-                    found.setdefault(n, {}).setdefault(part.text, []).extend(rows)
+                        with self.assembled(s), autocast(self.job.device, self.job.dtype): _, h = next(swap_outputs(self.trunk, {}, part.ids))
+                        self.store(s, number, part, {}, 0, rows := self.judge.kl(part, h))
+                    found.setdefault(s, {}).setdefault(part.text, []).extend(rows)
         found = merged(found)
-        return [found[n] for n in range(len(sets))]
+        return [found[s] for s in sets]
 
     def objective(self, rows:dict, half:int|None=None)->float:
         "Weighted KL; `half` 0 or 1 takes every second row of each text"
