@@ -221,6 +221,11 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     from hybrid_tutorial.training.bench import bench_transfer_cli, transfer_arguments
     c = transfer_arguments(kinds.add_parser('transfer', help='official and own student designs, error and KL against tokens; resumable', description='official and own student designs, error and KL against tokens; resumable'))
     c.set_defaults(fn=bench_transfer_cli)
+    from hybrid_tutorial.selection.bench import bench_arguments, bench_selection_cli
+    text = 'layer scoring against passes without reuse and against training steps, about 10 minutes on 1 CPU core'
+    bench_arguments(kinds.add_parser('selection', help=text, description=text)).set_defaults(fn=bench_selection_cli)
+    from hybrid_tutorial.selection.study import study_arguments, study_cli
+    study_arguments(command('study', study_cli, 'compare selectors: score, choose, distil, measure; hours, resumable'))
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')
     return p
 

@@ -10,6 +10,7 @@ import contextlib, copy
 from torch import nn
 from ..core import ConfigError
 from .hybrid import HybridForCausalLM, build_hybrid
+from .mixers import Mixer
 
 # %% ../../nbs/14b_elastic.ipynb #5478882e
 def build_elastic(
@@ -45,5 +46,5 @@ def both_forms(
     out = {}
     for i, layer in enumerate(hybrid.model.layers):
         for m in (layer.self_attn, *([hybrid.idle[str(i)]] if str(i) in hybrid.idle else [])):
-            for n, p in m.named_parameters(): out[f'{i}.{"linear" if m is hybrid.mixers.get(i) or hasattr(m, "shape") else "softmax"}.{n}'] = p
+            for n, p in m.named_parameters(): out[f'{i}.{"linear" if isinstance(m, Mixer) else "softmax"}.{n}'] = p
     return out

@@ -153,7 +153,7 @@ class Scores:
 
     def rank_intervals(self, draws:int=1000, level:float=0.95)->list[tuple]:
         "Interval of each layer's place (0 is first) over resampled rows"
-        place = self.resample(draws).argsort(1, descending=True, stable=True).argsort(1)
+        place = self.resample(draws).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return [quantiles(place[:, l].double(), level) for l in range(place.shape[1])]
 
     def save(self, path):
