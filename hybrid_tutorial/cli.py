@@ -315,6 +315,11 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     c.set_defaults(fn=bench_transfer_cli)
     c = command('report', cmd_report, 'write the report of a run again, or lay several runs side by side')
     c.add_argument('runs', nargs='+', metavar='RUN', help='folder of a run'); c.add_argument('--out', metavar='FILE', help='the page (default: report.html in the run; compare.html beside several)')
+    from hybrid_tutorial.selection.bench import bench_arguments, bench_selection_cli
+    text = 'layer scoring against passes without reuse and against training steps, about 10 minutes on 1 CPU core'
+    bench_arguments(kinds.add_parser('selection', help=text, description=text)).set_defaults(fn=bench_selection_cli)
+    from hybrid_tutorial.selection.study import study_arguments, study_cli
+    study_arguments(command('study', study_cli, 'compare selectors: score, choose, distil, measure; hours, resumable'))
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')
     return p
 

@@ -1,0 +1,295 @@
+"The study end to end on a tiny model, the bench of selection, and elastic hybrids"
+import json, random
+
+import pytest
+import torch
+
+from hybrid_tutorial.core import ConfigError, assert_close
+from hybrid_tutorial.evaluation.efficiency import cache_bytes
+from hybrid_tutorial.models.elastic import both_forms, build_elastic, kept_layers
+from hybrid_tutorial.models.hybrid import build_hybrid, build_student, decode_stepwise, load_hybrid
+from hybrid_tutorial.ops.loss import dense_kl
+from hybrid_tutorial.selection.agreement import PUBLISHED, Monitor, agreement, kendall, plot_patterns, published_sets, spearman
+from hybrid_tutorial.selection.baselines import count_kept, uniform_layers
+from hybrid_tutorial.selection.bench import bench_selection, bench_table
+from hybrid_tutorial.selection.choose import affordable, cache_cost, choose_layers, knee, time_cost
+from hybrid_tutorial.selection.scores import Scores, score_layers
+from hybrid_tutorial.selection.study import SELECTORS, Study, StudySettings, draws_of, parse_selector, planted_teacher, study, study_table, toy_text
+from hybrid_tutorial.training.elastic import distill_elastic, sandwich
+from hybrid_tutorial.training.loop import Metrics
+
+from helpers import tiny_teacher, tokens
+
+SMALL = dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=4, intermediate_size=32)
+QUIET = dict(say=lambda line: None)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    n = torch.get_num_threads(); torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+def batches(n, start=0):
+    out = []
+    for s in range(start, start+n):
+        mask = torch.zeros(2, 24, dtype=torch.bool); mask[1, 12:] = True
+        out.append(dict(input_ids=tokens(2, 24, seed=s), recall_mask=mask))
+    return out
+
+def split(n, start, odd): return [{k: v[odd:odd+1] for k, v in b.items()} for b in batches(n, start)]
+
+
+# ---- the study
+
+TINY = dict(ratio=0.5, ratios=(0.25,), few=('kl_guided', 'ga_s2'), random_sets=2, seeds=(0, 1), align_tokens=96, score_tokens=24, train_tokens=48, distill_tokens=96, eval_tokens=48, batch_size=2, lr=1e-4, lr_attention=1e-3, dtype='float32')
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp('study')/'s'
+    teacher, corpus = tiny_teacher(**SMALL), batches(12)
+    held = dict(plain=split(4, 100, 0), recall=split(4, 200, 1))
+    settings = StudySettings(selectors=('kl_guided', 'kl', 'kl_removal-2', 'ga_s2', 'ppl', 'uniform', 'uniform-first', 'uniform-last'), **TINY)
+    return teacher, corpus, held, settings, out, study(teacher, corpus, held, settings, out=out, **QUIET)
+
+
+def test_study_has_every_choice_with_quality_cost_and_certainty(done):
+    teacher, corpus, held, settings, out, r = done
+    names = {(x['name'], x['ratio']) for x in r['rows']}
+    assert names == {(n, 0.5) for n in (*settings.selectors, 'random-0', 'random-1')} | {(n, 0.25) for n in ('kl_guided', 'ga_s2', 'uniform', 'random-0', 'random-1')}
+    for x in r['rows']:
+        assert len(x['keep']) == count_kept(4, x['ratio']) and x['perplexity'] > 1
+        for t in ('plain', 'recall'): v = x[f'kl_{t}']; assert v['low'] <= v['value'] <= v['high'] and len(v['seeds']) == 2 and v['value'] < x[f'start_{t}']*1.5
+    assert r['ends']['teacher']['kl']['plain'] < 1e-5 < r['ends']['all-linear']['kl']['plain']
+    for v in r['verdicts']:
+        assert v['low'] <= v['difference'] <= v['high'] and v['says'] in ('better', 'worse', 'within noise', 'same set')
+        assert v['says'] != 'same set' or v['difference'] == 0
+    assert {'study.json', 'study.md', 'patterns.png', 'quality.png', 'price.png', 'ratios.png', 'texts.png', 'runs.jsonl', 'scores.jsonl', 'student.safetensors', 'settings.json'} <= {p.name for p in out.iterdir()}
+    assert (out/'study.md').read_text() == study_table(r)+'\n' and not list(out.glob('checkpoints/*'))
+
+
+def test_equal_sets_are_run_once_and_runs_are_real(done):
+    teacher, corpus, held, settings, out, r = done
+    lines = [json.loads(l) for l in (out/'runs.jsonl').read_text().splitlines()]
+    runs = [l for l in lines if 'keep' in l['key']]
+    sets = {tuple(x['keep']) for x in r['rows']}
+    assert len(runs) == 2*len(sets) and len(sets) < len(r['rows'])
+    one = Study(teacher, corpus, held, settings, out, **QUIET)
+    from hybrid_tutorial.training.logits import TeacherStates
+    keep = tuple(r['rows'][0]['keep'])
+    again = one.run(keep, 1, TeacherStates(teacher, 'float32'))
+    stored = next(l['value'] for l in runs if tuple(l['key']['keep']) == keep and l['key']['seed'] == 1)
+    assert again['kl'] == stored['kl']
+    for t in ('plain', 'recall'): assert_close(torch.tensor(one.judge.measure(build_hybrid(one.student, teacher, keep))[t]).mean(), torch.tensor(stored['start'][t]), 1e-5)
+
+
+def test_a_killed_study_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
+    teacher, corpus, held, settings, out, r = done
+    small = StudySettings(**{**TINY, 'selectors': ('kl_guided', 'uniform'), 'few': ('kl_guided',), 'ratios': (), 'random_sets': 1})
+    whole = study(teacher, corpus, held, small, out=tmp_path/'a', **QUIET)
+    real, calls = Study.run, [0]
+    def run(self, *a):
+        calls[0] += 1
+        if calls[0] == 3: raise KeyboardInterrupt
+        return real(self, *a)
+    monkeypatch.setattr(Study, 'run', run)
+    with pytest.raises(KeyboardInterrupt): study(teacher, corpus, held, small, out=tmp_path/'b', **QUIET)
+    monkeypatch.setattr(Study, 'run', real)
+    b = study(teacher, corpus, held, small, out=tmp_path/'b', **QUIET)
+    strip = lambda r: [{k: v for k, v in x.items() if k != 'cost'} for x in r['rows']]
+    assert strip(b) == strip(whole) and b['verdicts'] == whole['verdicts']
+    monkeypatch.setattr(Study, 'run', lambda *a: pytest.fail('nothing is left to run'))
+    more = study(teacher, corpus, held, StudySettings(**{**TINY, 'selectors': ('kl_guided', 'uniform'), 'few': ('kl_guided',), 'ratios': (), 'random_sets': 0}), out=tmp_path/'b', **QUIET)
+    assert len(more['rows']) == 2
+    with pytest.raises(ConfigError, match='other settings'): study(teacher, corpus, held, StudySettings(**{**TINY, 'lr': 5e-4}), out=tmp_path/'b', **QUIET)
+
+
+@pytest.mark.parametrize('make,word', [(lambda: StudySettings(selectors=('kll',)), 'Did you mean'), (lambda: parse_selector('uniform-middel'), 'known variants'), (lambda: parse_selector('random-x'), 'known variants'),
+    (lambda: StudySettings(seeds=()), 'at least one'), (lambda: StudySettings(ratio=25), '25 % is 0.25'), (lambda: StudySettings(distill_tokens=0), 'at least 1'),
+    (lambda: Study(tiny_teacher(**SMALL), batches(2), dict(recall=split(2, 0, 1)), StudySettings(**TINY), '/nonexistent', **QUIET), "entry 'plain'")])
+def test_bad_studies(make, word):
+    with pytest.raises(ConfigError, match=word): make()
+
+
+def test_command_line_of_study_and_bench():
+    from hybrid_tutorial.cli import make_parser
+    a = make_parser().parse_args(['study', '--out', 'x', '--selectors', 'kl', 'uniform', '--seeds', '0', '--distill-tokens', '64'])
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(a).items() if k in StudySettings.__dataclass_fields__}
+    s = StudySettings(**fields)
+    assert s.selectors == ('kl', 'uniform') and s.distill_tokens == 64 and set(StudySettings.__dataclass_fields__)-set(fields) == set() and a.fn
+    assert make_parser().parse_args(['bench', 'selection', '--rounds', '1']).rounds == 1
+
+
+def test_draws_of_seeds_and_rows():
+    d = draws_of([dict(plain=[1., 3.]), dict(plain=[5., 7.])], 'plain', 2000)
+    assert abs(float(d.mean())-4) < 0.15 and float(d.min()) == 1. and float(d.max()) == 7.
+    assert float(draws_of([dict(plain=[2., 2.])], 'plain').std()) == 0
+
+
+def test_planted_text_and_teacher():
+    b = toy_text(3)
+    assert torch.equal(b['input_ids'], toy_text(3)['input_ids']) and not b['recall_mask'][::2].any()
+    odd, half = b['input_ids'][1::2], b['input_ids'].shape[1]//2
+    assert torch.equal(odd[:, :half], odd[:, half:]) and not torch.equal(b['input_ids'][::2, :half], b['input_ids'][::2, half:])
+    t = planted_teacher(3)
+    assert not any(p.requires_grad for p in t.parameters()) and torch.equal(t.model.layers[2].self_attn.q_proj.weight, planted_teacher(1).model.layers[2].self_attn.q_proj.weight)
+    assert not torch.equal(t.model.layers[1].self_attn.q_proj.weight, planted_teacher(1).model.layers[1].self_attn.q_proj.weight)
+
+
+def test_bench_counts_and_agrees():
+    teacher = tiny_teacher(**SMALL)
+    r = bench_selection(teacher, build_student(teacher, verbose=False), batches(4), tokens=48, batch_size=2, rounds=2, dtype='float32', show=False)
+    assert r['layer_evaluations'] == r['allowed_evaluations'] == 4*5//2+8 and r['largest_difference'] < 1e-4
+    assert all(len(s) == 2 and min(s) > 0 for s in r['seconds'].values()) and 'separate' in bench_table(r)
+
+
+# ---- choosing and agreeing
+
+@pytest.mark.parametrize('mixer', ['gdn', 'gla', 'rwkv6'])
+def test_cache_budget_is_what_a_hybrid_has(mixer):
+    teacher = tiny_teacher(**SMALL); student = build_student(teacher, mixer, verbose=False)
+    price = cache_cost(student, 50)
+    for k in (0, 1, 3):
+        past = build_hybrid(student, teacher, range(k))(tokens(1, 50), use_cache=True).past_key_values
+        assert price(k) == cache_bytes(past)
+    assert cache_cost(student, 50, batch=3)(2) == 3*price(2)
+    scores = [0.3, 0.9, 0.1, 0.5]
+    assert choose_layers(scores, cost=price, limit=price(2)) == [1, 3] and choose_layers(scores, cost=price, limit=price(3)-1) == [1, 3] and choose_layers(scores, cost=price, limit=1e12) == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match='below the cheapest'): choose_layers(scores, cost=price, limit=1.)
+
+
+def test_time_budget_lies_between_the_ends():
+    teacher = tiny_teacher(**SMALL)
+    cost = time_cost(build_student(teacher, verbose=False), teacher, 32, rounds=1)
+    assert min(cost(0), cost(4)) > 0 and abs(cost(2)-(cost(0)+cost(4))/2) < 1e-9
+
+
+@pytest.mark.parametrize('call,word', [(lambda: choose_layers([1., 2.], cost=lambda k: k), 'both cost'), (lambda: choose_layers([1., 2.], ratio=0.5, cost=lambda k: k, limit=1), 'either'),
+    (lambda: affordable(lambda k: k, 2, float('nan')), 'finite'), (lambda: cache_cost(build_student(tiny_teacher(**SMALL), verbose=False), 0), 'at least 1'),
+    (lambda: knee([1, 2], [2, 1]), 'three points'), (lambda: knee([1, 1, 2], [3, 2, 1]), 'must rise'), (lambda: Monitor(0), 'at least 1'),
+    (lambda: agreement(Scores('a', dict(plain=[1.]), {}, dict(plain=1.)), Scores('b', dict(plain=[1., 2.]), {}, dict(plain=1.)), 1), 'one teacher'), (lambda: plot_patterns(dict(a=[1])), 'how deep')])
+def test_bad_choices(call, word):
+    with pytest.raises(ConfigError, match=word): call()
+
+
+def test_knee():
+    assert knee([0, 1, 2, 3, 4], [10, 2, 1.5, 1.2, 1]) == 1 and knee([0, 2, 8], [8, 6, 0]) is None and knee([0, 1, 2], [1, 1, 1]) is None and knee([0, 1, 2], [3, 2.9, 0]) is None
+
+
+def test_rank_correlations_by_their_definitions():
+    rng = random.Random(0)
+    for _ in range(20):
+        a, b = ([rng.randint(0, 5) for _ in range(9)] for _ in range(2))
+        pairs = [(i, j) for i in range(9) for j in range(i)]
+        sign = lambda x: (x > 0)-(x < 0)
+        s = sum(sign(a[i]-a[j])*sign(b[i]-b[j]) for i, j in pairs)
+        free = lambda x: sum(x[i] != x[j] for i, j in pairs)
+        assert abs(kendall(a, b)-s/(free(a)*free(b))**0.5) < 1e-9
+        place = lambda x: torch.tensor([sum(y < v for y in x)+(sum(y == v for y in x)+1)/2 for v in x], dtype=torch.float64)
+        assert abs(spearman(a, b)-float(torch.corrcoef(torch.stack([place(a), place(b)]))[0, 1])) < 1e-9
+    assert kendall([1, 2, 3], [3, 2, 1]) == -1 and abs(spearman([1, 2, 3], [3, 2, 1])+1) < 1e-9 and kendall([1, 1], [1, 2]) == 0
+
+
+def noisy(noise, seed, rows=40, layers=10):
+    gen, truth = torch.Generator().manual_seed(seed), torch.linspace(1, 0, layers)[:, None]
+    r = (truth+noise*torch.randn(layers, rows, generator=gen)).tolist()
+    return Scores('x', dict(plain=[sum(x)/rows for x in r]), dict(plain=r), dict(plain=1.))
+
+
+def test_intervals_are_paired_and_agreement_has_them():
+    s = noisy(0.1, 0)
+    shared = torch.randn(40, generator=torch.Generator().manual_seed(9))*5               # noise that all layers share cancels in a difference
+    both = Scores('x', s.texts, dict(plain=(torch.tensor(s.rows['plain'])+shared).tolist()), dict(plain=1.))
+    lo, hi = both.margin(0, 9); wide = both.interval('plain', 0)
+    assert 0.9 < lo < hi < 1.1 and wide[1]-wide[0] > 10*(hi-lo)
+    assert both.rank_intervals()[0][1] <= 2 and both.rank_intervals()[9][0] >= 7
+    a = agreement(noisy(0.05, 1), noisy(0.05, 2), 3)
+    assert a['jaccard']['value'] == 1. and a['spearman']['low'] <= a['spearman']['value'] <= 1. and a['kendall']['high'] > 0.8
+    assert agreement(noisy(5., 1), noisy(5., 2), 3)['kendall']['high']-agreement(noisy(5., 1), noisy(5., 2), 3)['kendall']['low'] > 0.3
+
+
+def test_monitor_waits_for_certainty():
+    sure, unsure = (noisy(n, 3, 40).rows['plain'] for n in (0.05, 5.))
+    stopped = {}
+    for name, rows in (('sure', sure), ('unsure', unsure)):
+        m = Monitor(3)
+        for n in range(1, 41):
+            m.update(dict(plain=[r[:n] for r in rows]), dict(plain=1.), at=n)
+            if m.stable: stopped[name] = n; break
+        assert m.report()['stable'] == (name in stopped)
+    assert 4 <= stopped['sure'] <= 8 and 'unsure' not in stopped
+    still = Monitor(3, window=2)
+    for _ in range(3): still.update(dict(plain=[[float(l)]*2 for l in range(5)]), dict(plain=1.))
+    assert still.still and not still.stable and still.rolling == 1.                          # two rows prove nothing
+
+
+def test_published_sets_are_in_the_package():
+    assert PUBLISHED['n_layers']['Qwen2.5-3B-Instruct'] == 36 and published_sets('Llama-3.2-3B-Instruct')['ga_s2'] == [14, 8, 5, 12, 15, 13, 2]
+    assert sorted(published_sets('Llama-3.2-3B-Instruct')['uniform']) == uniform_layers(28, 7, 'last') and published_sets('Llama-3.2-3B-Instruct', 1/3)['smart'] == [0, 3, 6, 9, 12, 15, 19, 23, 26]
+    for teacher, by in PUBLISHED['sets'].items():
+        for sets in by.values():
+            for ratio, methods in sets.items():
+                for m, kept in methods.items(): assert len(set(kept)) == len(kept) and max(kept) < PUBLISHED['n_layers'][teacher]
+
+
+# ---- elastic
+
+@pytest.mark.parametrize('family,mixer', [('llama', 'gdn'), ('qwen3', 'gla'), ('llama_tied', 'rwkv7'), ('qwen2_window', 'gdn'), ('llama', 'swa')])
+def test_elastic_is_the_hybrid_of_every_setting(family, mixer, tmp_path):
+    teacher = tiny_teacher(family, **({} if family == 'qwen2_window' else SMALL)); student, ids = build_student(teacher, mixer, verbose=False), tokens(2, 20)
+    e, sets = build_elastic(student, teacher, [1]), ([], [0], [0, 2], [1])
+    for keep in sets:
+        want = build_hybrid(student, teacher, keep)
+        assert torch.equal(e.set_kept_layers(keep)(ids).logits, want(ids).logits) and e.config.keep == want.config.keep and e.config.layer_types == want.config.layer_types
+        assert_close(decode_stepwise(e, ids, 5), e(ids, use_cache=False).logits, 1e-3 if family == 'qwen2_window' else 1e-4)
+    e.set_kept_layers([0, 2]).save_pretrained(tmp_path)
+    again = load_hybrid(tmp_path)
+    for keep in ([0, 2], [], [1]): assert torch.equal(again.set_kept_layers(keep)(ids).logits, e.set_kept_layers(keep)(ids).logits)
+    with kept_layers(e, [0]): assert e.config.keep == [0]
+    assert e.config.keep == [1]
+    with pytest.raises(ConfigError): e.set_kept_layers([99])
+
+
+def test_elastic_refuses_old_caches_and_plain_hybrids():
+    teacher = tiny_teacher(**SMALL); student, ids = build_student(teacher, verbose=False), tokens(1, 8)
+    e = build_elastic(student, teacher, [1])
+    past = e(ids, use_cache=True).past_key_values
+    e.set_kept_layers([2])
+    with pytest.raises(ConfigError, match='new one'): e(ids[:, :1], past_key_values=past)
+    with pytest.raises(ConfigError, match='build_elastic'): build_hybrid(student, teacher, [1]).set_kept_layers([2])
+    with pytest.raises(ConfigError, match='already'): build_elastic(e, teacher)
+    text = e.generate(ids, max_new_tokens=4, do_sample=False)
+    assert torch.equal(text, build_hybrid(student, teacher, [2]).generate(ids, max_new_tokens=4, do_sample=False))
+
+
+def test_elastic_training_helps_every_setting_and_resumes(tmp_path):
+    teacher = tiny_teacher(**SMALL)
+    with torch.no_grad():
+        for p in teacher.parameters(): p.mul_(0.6)
+    student, ranking, held = build_student(teacher, verbose=False), [1, 3, 0, 2], tokens(4, 24, seed=77)
+    text = [tokens(4, 24, seed=s) for s in range(16)]
+    kl = lambda m, k: float(dense_kl(m.set_kept_layers(ranking[:k])(held, use_cache=False).logits, teacher(held).logits).mean())
+    e = build_elastic(student, teacher); before = [kl(e, k) for k in range(4)]
+    how = dict(counts=[0, 1, 2, 3], lr=1e-3, lr_attention=3e-3, dtype='float32', show=False)
+    m = distill_elastic(e, teacher, text, ranking, **how)
+    after = [kl(e, k) for k in range(4)]
+    assert all(a < b for a, b in zip(after, before)) and len(m.records) == 16 and not any(p.requires_grad for p in e.parameters())
+    class Stop(Metrics):
+        def add(self, **r):
+            super().add(**r)
+            if r['step'] == 11:
+                import os, signal; os.kill(os.getpid(), signal.SIGINT)
+    again = build_elastic(student, teacher, [2])
+    with pytest.raises(KeyboardInterrupt): distill_elastic(again, teacher, text, ranking, folder=tmp_path/'c', metrics=Stop(), **how)
+    fresh = build_elastic(student, teacher)
+    distill_elastic(fresh, teacher, text, ranking, folder=tmp_path/'c', **how)
+    assert [kl(fresh, k) for k in range(4)] == after
+    names = set(both_forms(fresh)); assert set(both_forms(fresh.set_kept_layers([0, 1, 2, 3]))) == names == set(both_forms(fresh.set_kept_layers([])))
+
+
+def test_sandwich():
+    for step in range(30):
+        s = sandwich([0, 2, 4], step); assert s == [4, 0, 2]
+        assert sandwich([1, 3, 5, 7, 9], step)[:2] == [9, 1] and sandwich([1, 3, 5, 7, 9], step) == sandwich([1, 3, 5, 7, 9], step)
+    assert sandwich([3], 0) == [3] and sandwich([1, 2], 0) == [2, 1] and len({tuple(sandwich(range(9), s)) for s in range(40)}) == 7
