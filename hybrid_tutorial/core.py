@@ -106,7 +106,8 @@ def pick_dtype(
     dtype:str='auto', # "auto", "float32", "bfloat16", "float16"
     device:torch.device=None, # Where the work runs; `pick_device()` if not given
 )->torch.dtype: # The autocast type; float32 means no autocast
-    "Choose the number format for matrix products"
+    "Choose the number format for matrix products; `HYBRID_TUTORIAL_DTYPE` says what \"auto\" means where it is set"
+    if dtype == 'auto': dtype = os.environ.get('HYBRID_TUTORIAL_DTYPE') or dtype
     known = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
     if dtype in known: return known[dtype]
     if dtype != 'auto': raise ConfigError(unknown('dtype', dtype, ['auto', *known]))
