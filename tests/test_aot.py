@@ -16,7 +16,9 @@ ARCHS, WIDTHS = (80, 90), ((64, 64), (128, 128))
 KEYS = {'kernel', 'implementation', 'operator', 'phase', 'K', 'V', 'dtype', 'arch', 'registers', 'spill_bytes', 'shared_bytes', 'mma', 'num_warps', 'num_stages', 'programs_per_sm'}
 OPS = ('gla', 'linear_attn', 'gated_delta_rule', 'gated_norm', 'gla decode', 'gated_delta_rule decode', 'kl')
 FLA = importlib.util.find_spec('fla') is not None
-LOST = dict(bytes={('kl', 64), ('kl', 128)}, device={('kl', 128)}, least=set())  # the loss computes logits twice: where nothing is cached that costs bytes, and the notebook says so
+LOST = dict(bytes={('kl', 64), ('kl', 128)}, device={('kl', 128)}, least={('gated_delta_rule decode', 64), ('gated_delta_rule decode', 128)})
+# The loss computes logits again on the way back: where nothing is cached that costs bytes. The decoding step takes write strengths in
+# float32: 8 bytes of 33,294 where every byte counts once. Notebook 06h says so.
 
 
 @pytest.fixture(scope='module')
