@@ -317,7 +317,7 @@ def in_worker(
 
 def aot_table(
     ops:tuple=None, # Operators, keys of `PEERS`; None: all
-    archs:tuple=(80, 90, 100), # Keys of `CHIPS`
+    archs:tuple=(80, 90), # Keys of `CHIPS`
     dtypes:tuple=None, # Keys of `FORMATS`; None: all of ours, bf16 of fla's
     widths:tuple=None, # Pairs of key width and value width; None: all of ours, 64 and 128 of fla's
     peers:bool=True, # Compile fla's kernels too, where fla is installed
