@@ -65,7 +65,7 @@ def test_study_has_every_choice_with_quality_cost_and_certainty(done):
     for v in r['verdicts']:
         assert v['low'] <= v['difference'] <= v['high'] and v['says'] in ('better', 'worse', 'within noise', 'same set')
         assert v['says'] != 'same set' or v['difference'] == 0
-    assert {'study.json', 'study.md', 'patterns.png', 'quality.png', 'price.png', 'ratios.png', 'texts.png', 'runs.jsonl', 'scores.jsonl', 'student.safetensors', 'settings.json'} <= {p.name for p in out.iterdir()}
+    assert {'study.json', 'study.md', 'patterns.png', 'quality.png', 'price.png', 'ratios.png', 'texts.png', 'runs.jsonl', 'scores', 'student.safetensors', 'settings.json'} <= {p.name for p in out.iterdir()}
     assert (out/'study.md').read_text() == study_table(r)+'\n' and not list(out.glob('checkpoints/*'))
 
 
@@ -133,8 +133,8 @@ def test_planted_text_and_teacher():
     odd, half = b['input_ids'][1::2], b['input_ids'].shape[1]//2
     assert torch.equal(odd[:, :half], odd[:, half:]) and not torch.equal(b['input_ids'][::2, :half], b['input_ids'][::2, half:])
     t = planted_teacher(3)
-    assert not any(p.requires_grad for p in t.parameters()) and torch.equal(t.model.layers[2].self_attn.q_proj.weight, planted_teacher(1).model.layers[2].self_attn.q_proj.weight)
-    assert not torch.equal(t.model.layers[1].self_attn.q_proj.weight, planted_teacher(1).model.layers[1].self_attn.q_proj.weight)
+    assert not any(p.requires_grad for p in t.parameters()) and torch.equal(t.model.layers[4].self_attn.q_proj.weight, planted_teacher(1).model.layers[4].self_attn.q_proj.weight)
+    assert not torch.equal(t.model.layers[3].self_attn.q_proj.weight, planted_teacher(1).model.layers[3].self_attn.q_proj.weight)
 
 
 def test_bench_counts_and_agrees():

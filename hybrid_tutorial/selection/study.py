@@ -139,7 +139,7 @@ class Study:
         if method in (*TASK_METHODS, 'halo') and self.tok is not None: options['tokenizer'] = self.tok
         self.say(f'score {name} for {ratio:.1%}')
         scores = score_layers(self.student, self.teacher, text_of(self.corpus, 1), method=method, rounds=how.get('rounds', 1), tokens=s.score_tokens, seeds=how.get('seeds', s.seeds),
-                              seq_len=s.seq_len, batch_size=s.batch_size, dtype=s.dtype, ratio=ratio, out=self.out/'scores.jsonl', options=options, show=False)
+                              seq_len=s.seq_len, batch_size=s.batch_size, dtype=s.dtype, ratio=ratio, out=file.with_suffix('.jsonl'), options=options, show=False)   # a ledger of its own: its cost must not depend on who came before
         if self.rank == 0: scores.save(file)
         together(None)
         return scores
@@ -395,7 +395,7 @@ def toy_text(
 
 def planted_teacher(
     steps:int, # Of training
-    recall=(1, 4), # Layers whose attention is trained
+    recall=(2, 3), # Layers whose attention is trained
     layers:int=6, # `L`
     seed:int=0,
 )->nn.Module: # In eval mode, frozen
