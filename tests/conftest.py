@@ -15,8 +15,8 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread_for_small_tensors(request):
-    "The operator tests use tiny tensors: one thread is quicker, and the others keep theirs"
+    "The tests of operators and selectors use tiny tensors: one thread is quicker, and the others keep theirs"
     before = torch.get_num_threads()
-    if request.module.__name__.startswith('test_ops'): torch.set_num_threads(1)
+    if request.module.__name__.startswith(('test_ops', 'test_selection_methods', 'test_study')): torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

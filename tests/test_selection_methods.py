@@ -24,13 +24,6 @@ TRAIN = dict(train_tokens=128, checks=2, lr=1e-4, lr_attention=1e-3)
 OPTIONS = {m: TRAIN for m in ('ga_s2', 'gr_s2', 'avg_s2')} | {'kl_supernet': dict(sets=16)} | {t: dict(items=3) for t in TASKS}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def planted(j, layers=4):
     "Only layer `j` mixes over distance"
     teacher = tiny_teacher('llama', **{**SMALL, 'num_hidden_layers': layers})

@@ -24,13 +24,6 @@ SMALL = dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, num_h
 QUIET = dict(say=lambda line: None)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads(); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
 def batches(n, start=0):
     out = []
     for s in range(start, start+n):

@@ -102,7 +102,7 @@ def candidates(
     if not x.is_cuda: return []
     half, v = x.dtype in (torch.bfloat16, torch.float16), versions()
     found = ['fla'] if half and 'fla' in v and 'triton' in v else []
-    if half and x.shape[-1] <= 128 and has_kernel(op): found.append('triton')  # float32 spills registers: only by name
+    if half and x.shape[-1] <= 128 and has_kernel(op): found.append('triton')  # float32 kernels round some products to tf32: only by name
     capability = torch.cuda.get_device_capability(x.device)
     for backend in list(found):
         why = known_bad(op, v.get('triton', '0'), capability, backend, v.get('fla', '0'))
