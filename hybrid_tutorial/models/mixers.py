@@ -355,7 +355,7 @@ def write_strength(
 
 # %% ../../nbs/12_mixers.ipynb #7eb9198a
 MIXERS = {
-    'gdn': (GatedDeltaNet, GDNSettings()),
+    'gdn': (GatedDeltaNet, GDNSettings(window=64, expand='shared')),
     'gdn-paper': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random')),
     'gdn-official': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random', expand='rows')),
     'softmax': (SoftmaxMixer, SoftmaxSettings()),
