@@ -35,7 +35,9 @@ class TeacherStates:
         keep:bool=True, # False computes them anew each time and holds nothing
     ):
         self.teacher, self.dtype, self.keep, self.states = teacher, dtype, keep, {}
-        self.device = next(teacher.parameters()).device
+        self.device, self.identity = next(teacher.parameters()).device, ''
+        self.head = teacher.get_output_embeddings().weight
+        self.words = len(self.head)
 
     @torch.no_grad()
     def __call__(self, number:int, ids:Tensor)->Tensor:
@@ -45,10 +47,14 @@ class TeacherStates:
         if self.keep: self.states[number] = ids, h
         return h
 
+    def loss(self, hidden:Tensor, want:Tensor, head:Tensor, **how)->Tensor:
+        "KL of a student, given its hidden states and head, to the states `want`; `how` as for `chunked_kl`"
+        return chunked_kl(hidden, want, head, self.head, **how, **head_options(self.teacher))
+
 # %% ../../nbs/22_logits.ipynb #414336a0
 def distill(
     hybrid:nn.Module, # Changed in place, all of it
-    teacher:nn.Module, # Frozen; or a `TeacherStates` shared by several calls
+    teacher:nn.Module, # Frozen; or a `TeacherStates` shared by several calls, or a `CachedTeacher` (notebook 22b)
     corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
     *,
     tokens:int|None=None, # Budget; None uses the whole corpus once
@@ -68,22 +74,21 @@ def distill(
     show:bool|None=None, # Progress bar
 )->Metrics: # One record per step
     "Stage 2: full-vocabulary KL to the teacher (KL paper 2.2, RADLADS step 2)"
-    states = teacher if isinstance(teacher, TeacherStates) else TeacherStates(teacher, dtype, keep=False)
-    teacher, device = states.teacher, next(hybrid.parameters()).device
-    head_t = teacher.get_output_embeddings().weight
-    if len(head_t) != len(hybrid.get_output_embeddings().weight): raise TeacherError(f"teacher and hybrid have {len(head_t)} and {len(hybrid.get_output_embeddings().weight)} words; distil from a teacher with the same tokenizer")
+    states = TeacherStates(teacher, dtype, keep=False) if isinstance(teacher, nn.Module) else teacher
+    device, words = next(hybrid.parameters()).device, len(hybrid.get_output_embeddings().weight)
+    if states.words != words: raise TeacherError(f"teacher and hybrid have {states.words} and {words} words; distil from a teacher with the same tokenizer")
     data = feed(corpus, batch_size, seq_len, tokens)
     hybrid.requires_grad_(True).train()
-    groups, options = parameter_groups(hybrid, lr, lr_attention), head_options(teacher)
+    groups = parameter_groups(hybrid, lr, lr_attention)
     fingerprint = repr(dict(stage=stage, keep=hybrid.config.keep, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
-                            schedule=schedule, warmup=warmup, temperature=temperature, clip=clip, dtype=str(dtype)))
+                            schedule=schedule, warmup=warmup, temperature=temperature, clip=clip, dtype=str(dtype)))+states.identity
 
     def step_fn(batch):
         ids = batch['input_ids'].to(device)
         want = states(batch['number'], batch['input_ids'])
         with autocast(device, dtype):
             got = hybrid.model(ids, use_cache=False).last_hidden_state
-            loss = chunked_kl(got, want, hybrid.get_output_embeddings().weight, head_t, temperature=temperature, chunk_size=chunk_size, **options)
+            loss = states.loss(got, want, hybrid.get_output_embeddings().weight, temperature=temperature, chunk_size=chunk_size)
         loss.backward()
         return loss.detach()
 
