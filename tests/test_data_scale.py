@@ -1,10 +1,14 @@
 "Corpora at scale: shared by processes, stopped and resumed, mixed, packed with borders, and cached by anyone at any time"
-import itertools, json, multiprocessing, os, resource, signal
+import copy, itertools, json, multiprocessing, os, resource, signal
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from hybrid_tutorial.core import ConfigError, DataError, assert_close, rms_error
 from hybrid_tutorial.data import Corpus, Mixture, Source, TokenBlocks, from_list, load_corpus, open_source, restarts, spread
 from hybrid_tutorial.models.hybrid import build_hybrid, build_student
+from hybrid_tutorial.training.align import TeacherActivations, align, calibrate, layer_errors
+from hybrid_tutorial.training.cached import cache_teacher
+from hybrid_tutorial.training.finetune import finetune
+from hybrid_tutorial.training.logits import TeacherStates, distill
 
 from helpers import tiny_teacher
 from test_data import byte_tokenizer, corpus, same, texts
@@ -252,3 +256,70 @@ def test_a_cache_that_cannot_be_written(tok, tmp_path, monkeypatch):
     assert all(map(same, corpus(tok).batches(2), whole))                 # reading needs no right to write
     (folder/'00001'/'info.json').unlink()
     with pytest.raises(ConfigError, match='HYBRID_TUTORIAL_CACHE'): list(corpus(tok).batches(2))
+
+
+# ---- the three stages with documents kept apart
+
+@pytest.fixture(scope='module')
+def rows():
+    "Two rows of three documents each; the same documents alone"
+    ids = torch.randint(3, 90, (2, 24), generator=torch.Generator().manual_seed(0))
+    doc_ids = torch.tensor([[0]*7+[1]*9+[2]*8, [0]*4+[1]*15+[2]*5])
+    packed = dict(input_ids=ids, doc_ids=doc_ids, position_ids=restarts(doc_ids))
+    return packed, [ids[r:r+1, doc_ids[r] == d] for r in range(2) for d in range(3)]
+
+@pytest.fixture(scope='module')
+def models():
+    teacher = tiny_teacher('qwen2', num_hidden_layers=3)
+    student = build_student(teacher, verbose=False)
+    return teacher, student, build_hybrid(student, teacher, [1])
+
+def average(values, docs, weight=lambda n: n):
+    w = torch.tensor([float(weight(d.numel())) for d in docs])
+    return float((torch.tensor(values)*w).sum()/w.sum())
+
+HOW = dict(dtype='float32')
+
+def first_loss(stage, model, *args, **how):
+    return stage(copy.deepcopy(model), *args, **how, **HOW).records[0]['loss']
+
+def test_alignment_sees_documents_alone(rows, models):
+    (packed, docs), (teacher, student, _) = rows, models
+    one = lambda data: first_loss(align, student, teacher, data, calibrate_tokens=0)
+    want = average([one([d]) for d in docs], docs)
+    assert abs(one([packed])/want-1) < 1e-5 and abs(one([packed['input_ids']])/want-1) > 1e-3
+
+def test_alignment_from_a_folder_sees_documents_alone(rows, models, tmp_path):
+    (packed, _), (teacher, student, _) = rows, models
+    one = lambda data: first_loss(align, student, teacher, data, calibrate_tokens=0, activations=TeacherActivations(teacher, tmp_path, 'float32'))
+    apart, mixed, again = one([packed]), one([packed['input_ids']]), one([packed])
+    assert apart == again and abs(mixed/apart-1) > 1e-3 and abs(apart/first_loss(align, student, teacher, [packed], calibrate_tokens=0)-1) < 1e-2
+
+def test_closed_form_sees_documents_alone(rows, models):
+    (packed, docs), (teacher, student, _) = rows, models
+    a, b, c = (copy.deepcopy(student) for _ in range(3))
+    ea, eb, ec = calibrate(a, teacher, [packed], **HOW), calibrate(b, teacher, [dict(input_ids=d) for d in docs], **HOW), calibrate(c, teacher, [dict(input_ids=packed['input_ids'])], **HOW)
+    for i in ea: assert abs(ea[i]-eb[i]) < 1e-5
+    assert any(abs(ea[i]-ec[i]) > 1e-3 for i in ea)
+    for i in a.mixers: assert_close(a.mixers[i].o_proj.weight, b.mixers[i].o_proj.weight, 1e-4)
+    got, want = layer_errors(a, teacher, [packed], **HOW), layer_errors(a, teacher, [dict(input_ids=d) for d in docs], **HOW)
+    assert all(abs(got[i]-want[i]) < 1e-5 for i in want)
+
+@pytest.mark.parametrize('source', ['live', 'kept', 'disk'])
+def test_distillation_sees_documents_alone(rows, models, source, tmp_path):
+    (packed, docs), (teacher, _, hybrid) = rows, models
+    said = dict(live=lambda d: teacher, kept=lambda d: TeacherStates(teacher, 'float32'), disk=lambda d: cache_teacher(teacher, d, tmp_path/str(len(list(tmp_path.iterdir()))), k=99, kind='float32', **HOW))[source]
+    one = lambda d: first_loss(distill, hybrid, said(d), d)
+    want = average([one([d]) for d in docs], docs)
+    assert abs(one([packed])/want-1) < 1e-4 and abs(one([packed['input_ids']])/want-1) > 1e-3
+
+def test_finetuning_sees_documents_alone(rows, models):
+    (packed, docs), (_, _, hybrid) = rows, models
+    one = lambda d: first_loss(finetune, hybrid, d)
+    want = average([one([d]) for d in docs], docs, lambda n: n-1)
+    assert abs(one([packed])/want-1) < 1e-5 and abs(one([packed['input_ids']])/want-1) > 1e-3
+    masked = dict(packed, loss_mask=torch.rand(2, 24, generator=torch.Generator().manual_seed(1)) < 0.5)
+    logits = hybrid(packed['input_ids'], position_ids=packed['position_ids'], use_cache=False).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), packed['input_ids'][:, 1:], reduction='none')
+    counts = (masked['loss_mask'] & (packed['position_ids'] > 0))[:, 1:]
+    assert abs(one([masked])/float(loss[counts].mean())-1) < 1e-5

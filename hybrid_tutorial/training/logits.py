@@ -9,7 +9,7 @@ __all__ = ['parameter_groups', 'TeacherStates', 'distill']
 import torch
 from torch import Tensor, nn
 from ..core import TeacherError
-from ..models.hybrid import head_options
+from ..models.hybrid import apart, head_options
 from ..ops.loss import chunked_kl
 from .loop import LoopSettings, Metrics, autocast, feed, train
 
@@ -40,11 +40,12 @@ class TeacherStates:
         self.words = len(self.head)
 
     @torch.no_grad()
-    def __call__(self, number:int, ids:Tensor)->Tensor:
-        "States `(B, T, D)` of batch `number`"
-        if number in self.states and torch.equal(self.states[number][0], ids): return self.states[number][1]
-        with autocast(self.device, self.dtype): h = self.teacher.model(ids.to(self.device), use_cache=False).last_hidden_state
-        if self.keep: self.states[number] = ids, h
+    def __call__(self, number:int, ids:Tensor, position_ids:Tensor|None=None)->Tensor:
+        "States `(B, T, D)` of batch `number`; documents apart where positions say so"
+        read = ids if position_ids is None else torch.stack([ids, position_ids])
+        if number in self.states and torch.equal(self.states[number][0], read): return self.states[number][1]
+        with autocast(self.device, self.dtype): h = self.teacher.model(ids.to(self.device), use_cache=False, **apart(position_ids, self.device)).last_hidden_state
+        if self.keep: self.states[number] = read, h
         return h
 
     def loss(self, hidden:Tensor, want:Tensor, head:Tensor, **how)->Tensor:
@@ -85,9 +86,9 @@ def distill(
 
     def step_fn(batch):
         ids = batch['input_ids'].to(device)
-        want = states(batch['number'], batch['input_ids'])
+        want, docs = states(batch['number'], batch['input_ids'], batch.get('position_ids')), apart(batch.get('position_ids'), device)
         with autocast(device, dtype):
-            got = hybrid.model(ids, use_cache=False).last_hidden_state
+            got = hybrid.model(ids, use_cache=False, **docs).last_hidden_state
             loss = states.loss(got, want, hybrid.get_output_embeddings().weight, temperature=temperature, chunk_size=chunk_size)
         loss.backward()
         return loss.detach()
