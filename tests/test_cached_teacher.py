@@ -6,11 +6,13 @@ from hypothesis import given, settings, strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from hybrid_tutorial.core import CheckpointError, ConfigError, DataError, ShapeError, TeacherError, assert_close
 from hybrid_tutorial.data import load_corpus
+from hybrid_tutorial.models.elastic import build_elastic
 from hybrid_tutorial.models.hybrid import build_hybrid, build_student
 from hybrid_tutorial.ops.loss import chunked_kl, dense_kl
 from hybrid_tutorial.selection.scores import score_layers
 from hybrid_tutorial.training import cached as module
 from hybrid_tutorial.training.cached import CachedTeacher, bucketed, bytes_per_token, cache_teacher, row_digests, teacher_words, topk_kl
+from hybrid_tutorial.training.elastic import distill_elastic
 from hybrid_tutorial.training.logits import distill
 
 from helpers import tiny_teacher, tokens
@@ -379,3 +381,12 @@ def test_a_ledger_knows_whose_answers_it_holds(teacher, tmp_path):
     how = dict(method='kl', tokens=160, dtype='float32', out=tmp_path/'ledger.jsonl')
     live, few = score_layers(student, teacher, DATA, **how), score_layers(student, teacher, DATA, answers=write(teacher, tmp_path/'c', k=4), **how)
     assert few.cost['reused'] == 0 and few.scores != live.scores and score_layers(student, teacher, DATA, **how).cost['reused'] > 0
+
+
+def test_elastic_training_from_disk(teacher, tmp_path):
+    student, c = build_student(teacher, verbose=False), write(teacher, tmp_path/'c', k=V, kind='float32')
+    losses = []
+    for source in (teacher, c):
+        m = distill_elastic(build_elastic(student, teacher), source, DATA[:4], [1, 0], lr=1e-3, lr_attention=3e-3, dtype='float32')
+        losses.append(torch.tensor([r['loss'] for r in m.records]))
+    assert_close(losses[1], losses[0], 1e-4)
