@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from .core import CheckpointError, ConfigError, HybridError, atomic_file, atomic_folder, file_lock, pick_dtype, pick_device, seed_everything, sha256_of, unknown
 from .data import load_corpus
 from .evaluation.efficiency import measure_costs
+from .evaluation.recall_tasks import TASKS
 from .evaluation.suite import evaluate_models
 from .models.hybrid import build_hybrid, build_student, check_keep, load_hybrid
 from .models.mixers import MIXERS, mixer_settings
@@ -67,6 +68,7 @@ class Recipe:
     needle_lengths:tuple = (256, 512, 1024)  # tokens of a needle's prompt
     needle_depths:tuple = (0.25, 0.75)     # place of the needle, 0 front, 1 back
     needles:int = 1                        # per length and depth
+    recall_tasks:tuple = ()                # more recall tasks at the needles' lengths and depths (notebook 41b); all: every one
     contexts:tuple = (256, 1024, 4096)     # tokens in the cache, for speed and bytes
     sample_tokens:int = 40                 # of each continuation
     dtype:str = 'auto'                     # of matrix products: float32, bfloat16, float16
@@ -94,7 +96,7 @@ class Recipe:
     @classmethod
     def tiny(cls, **kwargs)->'Recipe':
         "For tests on a tiny model: seconds"
-        return cls(**{**dict(seq_len=64, calibrate_tokens=256, align_tokens=1024, align_batch=2, score_tokens=128, compare_tokens=128, distill_tokens=256, eval_tokens=128,
+        return cls(**{**dict(seq_len=64, mixer_settings=dict(window=8), calibrate_tokens=256, align_tokens=1024, align_batch=2, score_tokens=128, compare_tokens=128, distill_tokens=256, eval_tokens=128,
                              needle_lengths=(128,), needle_depths=(0.5,), contexts=(32, 64), sample_tokens=4), **kwargs})
 
     @classmethod
@@ -123,6 +125,7 @@ MAY_BE_ZERO = ('calibrate_tokens', 'finetune_tokens', 'sample_tokens', 'align_wa
 def _check_ranges(r):
     "Refuse values that no stage could use, before any stage runs"
     whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0
+    if odd := [t for t in r.recall_tasks if t != 'all' and t not in TASKS]: raise ConfigError(unknown('recall task', odd[0], ['all', *TASKS]))
     rules = dict(rounds=r.rounds in (1, 2), echo=0 <= r.echo <= 1, needles=r.needles >= 0, seed=0 <= r.seed < 2**31,
                  contexts=bool(r.contexts) and all(map(whole, r.contexts)), needle_lengths=bool(r.needle_lengths) and all(map(whole, r.needle_lengths)),
                  needle_depths=bool(r.needle_depths) and all(isinstance(d, (int, float)) and 0 <= d <= 1 for d in r.needle_depths),
@@ -315,7 +318,7 @@ class Conversion:
         "Held-out text, needles, speed and bytes, samples"
         r = self.r
         for m in (self.student, *self.hybrids.values()): m.to(self.teacher.device)
-        self.evaluation = self.f.stage('evaluate', lambda: evaluate_models(self.models, self.tok, teacher=self.teacher, n_tokens=dict(wikipedia_5=r.eval_tokens, owt_5=r.eval_tokens, echo=2*r.eval_tokens), seq_len=r.seq_len, needles=r.needles,
+        self.evaluation = self.f.stage('evaluate', lambda: evaluate_models(self.models, self.tok, teacher=self.teacher, n_tokens=dict(wikipedia_5=r.eval_tokens, owt_5=r.eval_tokens, echo=2*r.eval_tokens), seq_len=r.seq_len, needles=r.needles, tasks=tuple(TASKS) if 'all' in r.recall_tasks else r.recall_tasks,
                                        lengths=r.needle_lengths, depths=r.needle_depths, dtype=r.dtype, seed=r.seed), tokens=len(self.models)*4*r.eval_tokens)
         with atomic_file(self.f.path/'evaluation.json') as tmp: tmp.write_text(json.dumps(self.evaluation, indent=1))
         self.samples = self.f.stage('samples', lambda: continuations(self.models, self.tok, r.sample_tokens)) if r.sample_tokens else []

@@ -38,5 +38,8 @@ def tiny_teacher(family='llama', seed=0, **kwargs):
     return model.eval().requires_grad_(False)
 
 
+NEAR = dict(window=4)      # of the default mixer, for texts shorter than its window of 64, in which it would answer as the teacher does
+
+
 def tokens(B=2, T=40, seed=0, vocab=99):
     return torch.randint(3, vocab, (B, T), generator=torch.Generator().manual_seed(seed))

@@ -32,13 +32,13 @@ def test_designs_are_read_and_refused():
 def test_starts(tmp_path):
     teacher = tiny_teacher(**SMALL)
     how = dict(teacher=teacher, corpus=texts(6, 0), layers=(1, 2), tokens=256, test_tokens=128, seq_len=32, out=tmp_path/'s.jsonl')
-    rows = bench_start(('gdn-official', 'gdn', 'gdn:decay=teacher', 'rwkv7', 'swa:window=32'), ridges=(0.1, 800.), **how)
+    rows = bench_start(('gdn-official', 'gdn:window=4', 'gdn:window=4,decay=teacher', 'rwkv7', 'swa:window=32'), ridges=(0.1, 800.), **how)
     assert len(rows) == 10 and all(len(r['errors']) == 2 and math.isfinite(r['error']) for r in rows)
     exact = [r['error'] for r in rows if r['design'].startswith('swa') and r['ridge'] == 0.1][0]
     assert exact < 1e-3 < min(r['error'] for r in rows if not r['design'].startswith('swa'))           # a window that holds all is the teacher
     n = len((tmp_path/'s.jsonl').read_text().splitlines())
-    assert len(bench_start(('gdn',), **how)) == 10 and len((tmp_path/'s.jsonl').read_text().splitlines()) == n
-    assert '| `gdn` | 800 to copied |' in start_table(rows)
+    assert len(bench_start(('gdn:window=4',), **how)) == 10 and len((tmp_path/'s.jsonl').read_text().splitlines()) == n
+    assert '| `gdn:window=4` | 800 to copied |' in start_table(rows)
     with pytest.raises(DataError, match='not enough'): bench_start(('gdn',), **{**how, 'tokens': 10000})
 
 

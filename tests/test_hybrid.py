@@ -167,14 +167,15 @@ def test_presets_differ_exactly_where_they_say():
     import dataclasses
     default = dataclasses.asdict(MIXERS['gdn'][1])
     diff = lambda name: {k for k, v in dataclasses.asdict(MIXERS[name][1]).items() if v != default[k]}
-    assert diff('gdn-paper') == {'bias', 'qk_norm', 'activation', 'gate', 'decay'}
-    assert diff('gdn-official') == diff('gdn-paper') | {'expand'}
+    assert diff('gdn-paper') == {'bias', 'qk_norm', 'activation', 'gate', 'decay', 'expand', 'window'}
+    assert diff('gdn-official') == diff('gdn-paper') and MIXERS['gdn-official'][1].expand == 'rows' and MIXERS['gdn-paper'][1].expand == 'heads'
 
 
 def test_gradients_reach_everything_that_should_learn():
     teacher = tiny_teacher('qwen3')
     for name in LINEAR:
-        m = build_student(teacher, name, verbose=False).mixers[0].requires_grad_(True)
+        m = build_student(teacher, name, settings=dict(window=3) if name == 'gdn' else None, verbose=False).mixers[0].requires_grad_(True)
+        if name == 'gdn': m.near_proj.bias.data.fill_(0.5)                # at 0 the state has no say
         pos = teacher.model.rotary_emb(torch.randn(1, 9, 48), torch.arange(9)[None])
         x = torch.randn(2, 9, 48)
         (m(x, pos)[0]*torch.randn(2, 9, 48)).sum().backward()

@@ -77,7 +77,7 @@ def test_interrupt_and_resume_equals_straight(done, folder, tmp_path):
     command = [sys.executable, '-c', 'import sys; from hybrid_tutorial.cli import main; sys.exit(main(sys.argv[1:]))', 'run', '--out', str(out)]
     tiny, plain = dataclasses.asdict(Recipe.tiny(teacher=str(folder))), dataclasses.asdict(Recipe())
     for k, v in tiny.items():
-        if v != plain[k]: command += ['--'+k.replace('_', '-'), ','.join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)]
+        if v != plain[k]: command += ['--'+k.replace('_', '-'), ','.join(map(str, v)) if isinstance(v, (tuple, list)) else json.dumps(v) if isinstance(v, dict) else str(v)]
     env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())}      # bit-equal only with as many threads
     p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.time()+120
@@ -109,7 +109,8 @@ def test_damaged_stage_file_is_named(done, folder, tmp_path):
 
 
 def test_keep_list_skips_scoring(folder, tmp_path):
-    r = run(Recipe.tiny(teacher=str(folder), keep=(2, 0)), tmp_path/'k', show=False)
+    r = run(Recipe.tiny(teacher=str(folder), keep=(2, 0), recall_tasks=('copying',)), tmp_path/'k', show=False)
+    assert all(set(m['tasks']) == {'copying'} for m in r['models'].values())
     assert r['scores'] is None and set(r['models']) == {'teacher', 'all-linear', 'uniform', 'hybrid'}
     with pytest.raises(ConfigError, match='layers 0 to 3'): run(Recipe.tiny(teacher=str(folder), keep=(9,)), tmp_path/'k2', show=False)
 
@@ -128,7 +129,7 @@ def test_disk_full_while_saving_the_model_leaves_the_last_good(done, folder, tmp
 
 @pytest.mark.parametrize('bad, word', [(dict(ratio=1.5), '0..1'), (dict(ratio='a'), 'ratio'), (dict(mixer='gnd'), 'Did you mean'), (dict(method='kll'), 'Did you mean'), (dict(seq_len=0), 'seq_len'),
                                        (dict(align_tokens=2.5), 'align_tokens'), (dict(dtype='fp8'), 'dtype'), (dict(rounds=3), 'rounds'), (dict(echo=5.), 'echo'), (dict(needles=-1), 'needles'), (dict(contexts=(4.5,)), 'contexts'), (dict(needle_depths=(2,)), 'needle_depths'),
-                                       (dict(distill_lr=float('nan')), 'distill_lr'), (dict(align_lr=-1.), 'align_lr'), (dict(keep=('a',)), 'whole numbers'), (dict(seed=2**40), 'seed'), (dict(mixer_settings=dict(rotary=1)), 'rotary'), (dict(seed=True), 'seed')])
+                                       (dict(distill_lr=float('nan')), 'distill_lr'), (dict(align_lr=-1.), 'align_lr'), (dict(keep=('a',)), 'whole numbers'), (dict(seed=2**40), 'seed'), (dict(mixer_settings=dict(rotary=1)), 'rotary'), (dict(seed=True), 'seed'), (dict(recall_tasks=('copyng',)), 'Did you mean')])
 def test_bad_recipes(bad, word):
     with pytest.raises(ConfigError, match=word): Recipe(**bad)
 

@@ -13,10 +13,12 @@ from hybrid_tutorial.ops.softmax import softmax_attention
 
 from helpers import tiny_teacher, tokens
 
-NAMES = [n for n in MIXERS if n != 'softmax']
-WINDOWS = [('gdn', dict(window=5)), ('gdn', dict(window=5, sinks=0)), ('gla', dict(window=8, sinks=2)), ('kda', dict(window=5)), ('mamba2', dict(window=1)),
+NAMES = [n for n in MIXERS if n not in ('softmax', 'gdn')]                         # gdn's window of 64 is longer than these texts: see WINDOWS and SHARED
+WINDOWS = [('gdn', dict(window=5, expand='heads')), ('gdn', dict(window=0, expand='heads')), ('gdn', dict(window=5, sinks=0)), ('gla', dict(window=8, sinks=2)), ('kda', dict(window=5)), ('mamba2', dict(window=1)),
            ('rwkv6', dict(window=5)), ('rwkv7', dict(window=5)), ('hedgehog', dict(window=5)), ('swa', dict(window=6, sinks=2)), ('swa', dict(window=6, sinks=0))]
-CASES = [(n, None) for n in NAMES] + WINDOWS
+SHARED = [('gdn', dict(window=5, expand='shared')), ('gdn', dict(window=0, expand='shared')), ('gla', dict(expand='shared')), ('kda', dict(window=5, expand='shared')), ('mamba2', dict(window=1, expand='shared')),
+          ('rwkv6', dict(window=5, expand='shared')), ('rwkv7', dict(window=5, expand='shared')), ('hedgehog', dict(window=5, expand='shared')), ('performer', dict(expand='shared'))]
+CASES = [(n, None) for n in NAMES] + WINDOWS + SHARED
 label = lambda c: c if isinstance(c, str) else '' if c is None else ','.join(f'{k}={v}' for k, v in c.items())
 SMALL = dict(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, intermediate_size=32)
 
@@ -55,6 +57,32 @@ def test_decode_equals_forward_also_padded(name, settings):
     got = decode_stepwise(m, ids, 12, mask)
     assert_close(got[:1, 4:], m(ids[:1, 4:]).logits, 2e-5)
     assert_close(got[1:], want[1:], 2e-5)
+
+
+@pytest.mark.parametrize('family', ['llama', 'qwen3', 'olmo2'])       # no norm, per head, over all heads
+@pytest.mark.parametrize('name, settings', SHARED, ids=label)
+def test_sharing_keys_and_values_changes_nothing_at_the_start(name, settings, family):
+    teacher, ids = teacher_of(family), tokens(T=19)
+    shared = build_student(teacher, name, settings=settings, verbose=False)
+    wide = build_student(teacher, name, settings={**settings, 'expand': 'heads'}, verbose=False)
+    assert shared.mixers[0].k_proj.out_features*2 == wide.mixers[0].k_proj.out_features
+    for i, m in wide.mixers.items():                                   # what the teacher has no weights for: the same in both
+        theirs = dict(shared.mixers[i].named_parameters())
+        m.load_state_dict({n: p for n, p in theirs.items() if n.split('.')[0] not in ('k_proj', 'v_proj', 'k_norm')}, strict=False)
+    assert_close(shared(ids).logits, wide(ids).logits, 1e-5)
+
+
+def test_a_cached_window_holds_each_group_once_and_in_the_models_own_type():
+    teacher, bytes_of = teacher_of(), {}
+    for expand in ('heads', 'shared'):
+        m = build_student(teacher, 'gdn', settings=dict(window=5, sinks=2, expand=expand), verbose=False).to(torch.bfloat16)
+        layer = m(tokens(T=20), use_cache=True).past_key_values.layers[1]
+        assert layer.keys.dtype == torch.bfloat16 and layer.values.dtype == torch.float32
+        assert layer.values[0, 0, :, -1].tolist() == [1, 2, 16, 17, 18, 19, 20]           # sinks, then what has not left the window
+        bytes_of[expand] = sum(x.numel()*x.element_size() for x in (layer.keys, layer.values))
+    K, G, kept = 8, 2, 2*(2+5)                                          # two rows
+    assert bytes_of['shared'] == kept*G*(3*K*2+(2*2+1)*4)               # turned keys, plain keys, values; decay and strength of 2 heads, position
+    assert bytes_of['heads'] == kept*2*G*(3*K*2+(2+1)*4)
 
 
 @pytest.mark.parametrize('name, settings', CASES, ids=label)
@@ -102,7 +130,7 @@ def test_cache_has_a_fixed_size_and_is_where_transformers_looks():
         for T in (20, 50):
             cache = m(tokens(T=T), use_cache=True).past_key_values
             assert type(cache.layers[1]).__name__ == kind and cache.get_seq_length() == T
-            sizes.append(sum(t.numel() for l in cache.layers for t in (getattr(l, 'keys', None), *getattr(l, 'recurrent_states', {}).values(), *getattr(l, 'conv_states', {}).values()) if t is not None))
+            sizes.append(sum(t.numel() for l in cache.layers for t in (getattr(l, 'keys', None), getattr(l, 'values', None), *getattr(l, 'recurrent_states', {}).values(), *getattr(l, 'conv_states', {}).values()) if t is not None))
         assert sizes[0] == sizes[1] > 0
 
 
@@ -145,6 +173,7 @@ def test_head_order_reaches_every_mixer():
     teacher = teacher_of()
     attn = teacher.model.layers[0].self_attn
     with torch.no_grad(): attn.k_proj.weight.copy_(torch.arange(16.)[:, None].expand(16, 32))     # row number as value
+    assert torch.equal(build_student(teacher, 'gdn', verbose=False).mixers[0].k_proj.weight, attn.k_proj.weight)   # shared
     for name in NAMES:
         got = build_student(teacher, name, verbose=False).mixers[0].k_proj.weight[:, 0].view(4, 8)
         rows = getattr(MIXERS[name][1], 'expand', 'heads') == 'rows'
@@ -154,12 +183,12 @@ def test_head_order_reaches_every_mixer():
 
 def test_presets_differ_exactly_where_the_table_says():
     diff = lambda a, b: {k for k, v in dataclasses.asdict(MIXERS[a][1]).items() if dataclasses.asdict(MIXERS[b][1]).get(k, v) != v}
-    assert diff('gdn-paper', 'gdn') == {'bias', 'qk_norm', 'activation', 'gate', 'decay'}
+    assert diff('gdn-paper', 'gdn') == {'bias', 'qk_norm', 'activation', 'gate', 'decay', 'expand', 'window'}
     assert diff('gdn-official', 'gdn-paper') == {'expand'}
     assert diff('gla-official', 'gla') == {'bias', 'qk_norm', 'gate', 'decay', 'expand'}
-    for name in ('gla', 'kda', 'mamba2'): assert diff(name, 'gdn') == set()
-    assert diff('rwkv6', 'gdn') == {'gate', 'out_norm', 'decay'} and diff('rwkv7', 'rwkv6') == {'rope', 'gate'}
-    assert diff('hedgehog', 'gdn') == {'rope', 'gate', 'out_norm', 'decay'} and diff('performer', 'hedgehog') == {'features'}
+    for name in ('gla', 'kda', 'mamba2'): assert diff(name, 'gdn') == {'expand', 'window'}
+    assert diff('rwkv6', 'gla') == {'gate', 'out_norm', 'decay'} and diff('rwkv7', 'rwkv6') == {'rope', 'gate'}
+    assert diff('hedgehog', 'gla') == {'rope', 'gate', 'out_norm', 'decay'} and diff('performer', 'hedgehog') == {'features'}
 
 
 def test_starting_values_of_recipe():
@@ -284,12 +313,12 @@ def test_decays_from_the_teachers_reach():
     p = p*(t >= 4)
     want = (p*(t[:, None]-t)).sum((0, 2, 3))/p.sum((0, 2, 3))
     assert_close(far[1], want, 1e-4)
-    s = build_student(teacher, 'gdn', settings=dict(decay='teacher'), verbose=False)
+    s = build_student(teacher, 'gdn', settings=dict(decay='teacher', window=0), verbose=False)
     half = decays_from_teacher(s, teacher, [batch])
     assert_close(s.mixers[1].half_lives(), (math.log(2)*want).clamp(min=1.), 1e-3)
     near = attention_distances(teacher, [batch], beyond=5)[1]
     assert (near < far[1]).all() and set(half) == {0, 1, 2}
-    a = build_student(teacher, 'gdn', settings=dict(decay='teacher'), verbose=False)
+    a = build_student(teacher, 'gdn', settings=dict(decay='teacher', window=0), verbose=False)
     align(a, teacher, [batch['input_ids']]*2, calibrate_tokens=0, lr=1e-9)
     assert_close(a.mixers[1].half_lives(), s.mixers[1].half_lives(), 1e-3)
     with pytest.raises(ConfigError, match='no decay'): decays_from_teacher(build_student(teacher, 'hedgehog', verbose=False), teacher, [batch])

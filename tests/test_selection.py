@@ -12,7 +12,7 @@ from hybrid_tutorial.selection.choose import choose_layers, jaccard
 from hybrid_tutorial.selection.scores import Scores, remember_inputs, run_from, score_layers, scoring_rows, swap_scores, swapped
 from hybrid_tutorial.training.align import align, calibrate
 
-from helpers import tiny_teacher, tokens
+from helpers import NEAR, tiny_teacher, tokens
 
 
 def planted_teacher(j, layers=5):
@@ -29,7 +29,7 @@ def planted_teacher(j, layers=5):
 @pytest.mark.parametrize('method', ['kl', 'kl_removal'])
 def test_planted_layer_ranks_first(j, method):
     teacher = planted_teacher(j)
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=NEAR, verbose=False)
     calibrate(student, teacher, [dict(input_ids=tokens(4, 48, seed=9))])
     scores = score_layers(student, teacher, [tokens(4, 48)], method=method, tokens=192)
     assert scores.ranking[0] == j and choose_layers(scores, count=1) == [j]
@@ -38,7 +38,7 @@ def test_planted_layer_ranks_first(j, method):
 @pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3', 'smollm3', 'granite'])
 def test_prefix_reuse_equals_full_recomputation_to_the_last_bit(family):
     teacher = tiny_teacher(family)
-    student, ids = build_student(teacher, verbose=False), tokens()
+    student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens()
     for base, donor in ((student, teacher), (teacher, student)):
         with torch.no_grad(), remember_inputs(base) as calls: base.model(ids, use_cache=False)
         for l in range(5):
@@ -48,7 +48,7 @@ def test_prefix_reuse_equals_full_recomputation_to_the_last_bit(family):
 
 def test_scores_equal_a_direct_computation():
     teacher = tiny_teacher('granite')
-    student, ids = build_student(teacher, verbose=False), tokens(3, 40)
+    student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens(3, 40)
     keep = torch.rand(3, 40, generator=torch.Generator().manual_seed(1)) < 0.5
     plain, swaps = swap_scores(student, teacher, teacher, ids, keep, batch_size=2)
     def direct(model):
@@ -60,7 +60,7 @@ def test_scores_equal_a_direct_computation():
 
 def test_removal_of_a_perfect_layer_costs_nothing():
     teacher = tiny_teacher()
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=NEAR, verbose=False)
     student.model.layers[2].self_attn = teacher.model.layers[2].self_attn
     _, swaps = swap_scores(teacher, student, teacher, tokens(), torch.ones(2, 40, dtype=torch.bool))
     assert max(map(abs, swaps[2])) < 1e-4 and all(min(swaps[l]) > 1e-3 for l in (0, 1, 3, 4))
@@ -68,7 +68,7 @@ def test_removal_of_a_perfect_layer_costs_nothing():
 
 def test_order_of_rows_and_batch_size_do_not_matter():
     teacher = tiny_teacher()
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=NEAR, verbose=False)
     a = score_layers(student, teacher, [tokens(6, 40)], tokens=240, batch_size=1)
     b = score_layers(student, teacher, [tokens(6, 40).flip(0)], tokens=240, batch_size=4)
     assert_close(torch.tensor(a.scores), torch.tensor(b.scores), 1e-4)
@@ -77,7 +77,7 @@ def test_order_of_rows_and_batch_size_do_not_matter():
 
 def test_one_shot_top_one_agrees_with_brute_force():
     teacher = tiny_teacher('qwen3', seed=3)
-    student, ids = build_student(teacher, verbose=False), tokens(4, 48)
+    student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens(4, 48)
     align(student, teacher, [tokens(4, 48, seed=s) for s in range(1, 9)], calibrate_tokens=200)
     kl = {}
     for k in (1, 4):
@@ -91,7 +91,7 @@ def test_one_shot_top_one_agrees_with_brute_force():
 
 def test_scoring_leaves_models_as_they_were():
     teacher = tiny_teacher()
-    student, ids = build_student(teacher, verbose=False), tokens()
+    student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens()
     a, b = teacher(ids).logits, student(ids).logits
     for method in ('kl', 'kl_removal'): score_layers(student, teacher, [ids], method=method, tokens=80)
     assert torch.equal(a, teacher(ids).logits) and torch.equal(b, student(ids).logits)
@@ -153,7 +153,7 @@ def test_bad_input(call):
 
 def test_second_round_scores_the_better_half_in_company():
     teacher = tiny_teacher('qwen2', seed=5)
-    student, ids = build_student(teacher, verbose=False), tokens(4, 48)
+    student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens(4, 48)
     one, two = (score_layers(student, teacher, [ids], rounds=r, tokens=192) for r in (1, 2))
     alive = one.ranking[:3]
     assert two.texts == one.texts and sorted(two.ranking[:3]) == sorted(alive) and two.ranking[3:] == one.ranking[3:]

@@ -16,7 +16,7 @@ from hybrid_tutorial.selection.search import drop_blocks, exchange, falling, gre
 from hybrid_tutorial.selection.sets import Judge, KLSets, Ledger, Meter, kl_curve
 from hybrid_tutorial.training.align import calibrate
 
-from helpers import tiny_teacher, tokens
+from helpers import NEAR, tiny_teacher, tokens
 
 SMALL = dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=4, intermediate_size=32)
 FAST = dict(dtype='float32', show=False)
@@ -35,7 +35,7 @@ def planted(j, layers=4):
 
 
 def aligned(teacher):
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=NEAR, verbose=False)
     calibrate(student, teacher, [dict(input_ids=tokens(4, 40, seed=9))])
     return student.requires_grad_(False)
 
@@ -434,7 +434,7 @@ def test_order_of_rows_does_not_matter():
 ])
 def test_bad_input(how, word):
     teacher = tiny_teacher(**SMALL)
-    with pytest.raises((ConfigError, DataError), match=word): score_layers(build_student(teacher, verbose=False), teacher, texts(3), show=False, **how)
+    with pytest.raises((ConfigError, DataError), match=word): score_layers(build_student(teacher, settings=NEAR, verbose=False), teacher, texts(3), show=False, **how)
 
 
 def test_every_selector_is_one_line_and_has_a_docstring():

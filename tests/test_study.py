@@ -18,7 +18,7 @@ from hybrid_tutorial.selection.study import SELECTORS, Study, StudySettings, dra
 from hybrid_tutorial.training.elastic import distill_elastic, sandwich
 from hybrid_tutorial.training.loop import Metrics
 
-from helpers import tiny_teacher, tokens
+from helpers import NEAR, tiny_teacher, tokens
 
 SMALL = dict(hidden_size=24, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=4, intermediate_size=32)
 QUIET = dict(say=lambda line: None)
@@ -36,7 +36,7 @@ def split(n, start, odd): return [{k: v[odd:odd+1] for k, v in b.items()} for b 
 
 # ---- the study
 
-TINY = dict(ratio=0.5, ratios=(0.25,), few=('kl_guided', 'ga_s2'), random_sets=2, seeds=(0, 1), align_tokens=96, score_tokens=24, train_tokens=48, distill_tokens=96, eval_tokens=48, batch_size=2, lr=1e-4, lr_attention=1e-3, dtype='float32')
+TINY = dict(mixer_settings=NEAR, ratio=0.5, ratios=(0.25,), few=('kl_guided', 'ga_s2'), random_sets=2, seeds=(0, 1), align_tokens=96, score_tokens=24, train_tokens=48, distill_tokens=96, eval_tokens=48, batch_size=2, lr=1e-4, lr_attention=1e-3, dtype='float32')
 
 @pytest.fixture(scope='module')
 def done(tmp_path_factory):
@@ -132,7 +132,7 @@ def test_planted_text_and_teacher():
 
 def test_bench_counts_and_agrees():
     teacher = tiny_teacher(**SMALL)
-    r = bench_selection(teacher, build_student(teacher, verbose=False), batches(4), tokens=48, batch_size=2, rounds=2, dtype='float32', show=False)
+    r = bench_selection(teacher, build_student(teacher, settings=NEAR, verbose=False), batches(4), tokens=48, batch_size=2, rounds=2, dtype='float32', show=False)
     assert r['layer_evaluations'] == r['allowed_evaluations'] == 4*5//2+8 and r['largest_difference'] < 1e-4
     assert all(len(s) == 2 and min(s) > 0 for s in r['seconds'].values()) and 'separate' in bench_table(r)
 
@@ -141,7 +141,7 @@ def test_bench_counts_and_agrees():
 
 @pytest.mark.parametrize('mixer', ['gdn', 'gla', 'rwkv6'])
 def test_cache_budget_is_what_a_hybrid_has(mixer):
-    teacher = tiny_teacher(**SMALL); student = build_student(teacher, mixer, verbose=False)
+    teacher = tiny_teacher(**SMALL); student = build_student(teacher, mixer, settings=NEAR if mixer == 'gdn' else None, verbose=False)
     price = cache_cost(student, 50)
     for k in (0, 1, 3):
         past = build_hybrid(student, teacher, range(k))(tokens(1, 50), use_cache=True).past_key_values
@@ -154,12 +154,12 @@ def test_cache_budget_is_what_a_hybrid_has(mixer):
 
 def test_time_budget_lies_between_the_ends():
     teacher = tiny_teacher(**SMALL)
-    cost = time_cost(build_student(teacher, verbose=False), teacher, 32, rounds=1)
+    cost = time_cost(build_student(teacher, settings=NEAR, verbose=False), teacher, 32, rounds=1)
     assert min(cost(0), cost(4)) > 0 and abs(cost(2)-(cost(0)+cost(4))/2) < 1e-9
 
 
 @pytest.mark.parametrize('call,word', [(lambda: choose_layers([1., 2.], cost=lambda k: k), 'both cost'), (lambda: choose_layers([1., 2.], ratio=0.5, cost=lambda k: k, limit=1), 'either'),
-    (lambda: affordable(lambda k: k, 2, float('nan')), 'finite'), (lambda: cache_cost(build_student(tiny_teacher(**SMALL), verbose=False), 0), 'at least 1'),
+    (lambda: affordable(lambda k: k, 2, float('nan')), 'finite'), (lambda: cache_cost(build_student(tiny_teacher(**SMALL), settings=NEAR, verbose=False), 0), 'at least 1'),
     (lambda: knee([1, 2], [2, 1]), 'three points'), (lambda: knee([1, 1, 2], [3, 2, 1]), 'must rise'), (lambda: Monitor(0), 'at least 1'),
     (lambda: agreement(Scores('a', dict(plain=[1.]), {}, dict(plain=1.)), Scores('b', dict(plain=[1., 2.]), {}, dict(plain=1.)), 1), 'one teacher'), (lambda: plot_patterns(dict(a=[1])), 'how deep')])
 def test_bad_choices(call, word):
@@ -230,7 +230,7 @@ def test_published_sets_are_in_the_package():
 
 @pytest.mark.parametrize('family,mixer', [('llama', 'gdn'), ('qwen3', 'gla'), ('llama_tied', 'rwkv7'), ('qwen2_window', 'gdn'), ('llama', 'swa')])
 def test_elastic_is_the_hybrid_of_every_setting(family, mixer, tmp_path):
-    teacher = tiny_teacher(family, **({} if family == 'qwen2_window' else SMALL)); student, ids = build_student(teacher, mixer, verbose=False), tokens(2, 20)
+    teacher = tiny_teacher(family, **({} if family == 'qwen2_window' else SMALL)); student, ids = build_student(teacher, mixer, settings=NEAR if mixer == 'gdn' else None, verbose=False), tokens(2, 20)
     e, sets = build_elastic(student, teacher, [1]), ([], [0], [0, 2], [1])
     for keep in sets:
         want = build_hybrid(student, teacher, keep)
@@ -245,7 +245,7 @@ def test_elastic_is_the_hybrid_of_every_setting(family, mixer, tmp_path):
 
 
 def test_elastic_refuses_old_caches_and_plain_hybrids():
-    teacher = tiny_teacher(**SMALL); student, ids = build_student(teacher, verbose=False), tokens(1, 8)
+    teacher = tiny_teacher(**SMALL); student, ids = build_student(teacher, settings=NEAR, verbose=False), tokens(1, 8)
     e = build_elastic(student, teacher, [1])
     past = e(ids, use_cache=True).past_key_values
     e.set_kept_layers([2])
@@ -260,7 +260,7 @@ def test_elastic_training_helps_every_setting_and_resumes(tmp_path):
     teacher = tiny_teacher(**SMALL)
     with torch.no_grad():
         for p in teacher.parameters(): p.mul_(0.6)
-    student, ranking, held = build_student(teacher, verbose=False), [1, 3, 0, 2], tokens(4, 24, seed=77)
+    student, ranking, held = build_student(teacher, settings=dict(window=0), verbose=False), [1, 3, 0, 2], tokens(4, 24, seed=77)
     text = [tokens(4, 24, seed=s) for s in range(16)]
     kl = lambda m, k: float(dense_kl(m.set_kept_layers(ranking[:k])(held, use_cache=False).logits, teacher(held).logits).mean())
     e = build_elastic(student, teacher); before = [kl(e, k) for k in range(4)]

@@ -12,7 +12,7 @@ from hybrid_tutorial.training.finetune import finetune, next_token_loss
 from hybrid_tutorial.training.logits import TeacherStates, distill, parameter_groups
 from hybrid_tutorial.training.loop import LoopSettings, Metrics, feed, learning_rate, load_state, save_state, train
 
-from helpers import tiny_teacher, tokens
+from helpers import NEAR, tiny_teacher, tokens
 
 DATA = [tokens(2, 32, seed=s) for s in range(12)]
 
@@ -31,7 +31,7 @@ def layer_grads(student, teacher, ids, layer):
 
 
 def test_layer_gradient_ignores_other_students(teacher):
-    a, b = (build_student(teacher, verbose=False) for _ in range(2))
+    a, b = (build_student(teacher, settings=NEAR, verbose=False) for _ in range(2))
     for i, m in b.mixers.items():
         if i != 2: torch.nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in m.parameters())), m.parameters())
     ga, gb = layer_grads(a, teacher, DATA[0], 2), layer_grads(b, teacher, DATA[0], 2)
@@ -40,14 +40,14 @@ def test_layer_gradient_ignores_other_students(teacher):
 
 def test_align_trains_each_layer_as_if_alone(teacher):
     "also with the clip: a neighbour with huge gradients must not slow a layer down"
-    a, b = (build_student(teacher, verbose=False) for _ in range(2))
+    a, b = (build_student(teacher, settings=NEAR, verbose=False) for _ in range(2))
     with torch.no_grad(): b.mixers[1].v_proj.weight.mul_(1e4)
     for s in (a, b): align(s, teacher, DATA, calibrate_tokens=0, warmup=0)
     assert all(torch.equal(p, q) for p, q in zip(a.mixers[3].parameters(), b.mixers[3].parameters()))
 
 
 def test_align_changes_only_mixers_and_helps(teacher):
-    s = build_student(teacher, verbose=False)
+    s = build_student(teacher, settings=dict(window=0), verbose=False)
     before = {n: p.clone() for n, p in s.state_dict().items()}
     m = align(s, teacher, DATA*8, calibrate_tokens=0, lr=3e-3)
     changed = {n for n, p in s.state_dict().items() if not torch.equal(p, before[n])}
@@ -57,7 +57,7 @@ def test_align_changes_only_mixers_and_helps(teacher):
 
 
 def test_closed_form_is_the_gradients_fixed_point(teacher):
-    s = build_student(teacher, verbose=False)
+    s = build_student(teacher, settings=NEAR, verbose=False)
     batches = [dict(input_ids=d) for d in DATA]
     calibrate(s, teacher, batches, ridge=0., dtype='float32')
     s.requires_grad_(False)
@@ -80,7 +80,7 @@ def test_alignment_losses():
 
 
 def test_distill_lowers_kl_and_trains_everything(teacher):
-    s = build_student(teacher, verbose=False)
+    s = build_student(teacher, settings=NEAR, verbose=False)
     h = build_hybrid(s, teacher, [1, 3])
     before = {n: p.clone() for n, p in h.named_parameters()}
     m = distill(h, teacher, DATA*4, lr=1e-3, lr_attention=3e-3)
@@ -90,12 +90,12 @@ def test_distill_lowers_kl_and_trains_everything(teacher):
 
 
 def test_identical_hybrid_has_loss_zero(teacher):
-    h = build_hybrid(build_student(teacher, verbose=False), teacher, range(5))
+    h = build_hybrid(build_student(teacher, settings=NEAR, verbose=False), teacher, range(5))
     assert distill(h, teacher, DATA[:1]).records[0]['loss'] == 0.
 
 
 def test_groups_split_by_module_and_lose_nothing():
-    h = build_hybrid(build_student(tiny_teacher('llama_tied'), verbose=False), tiny_teacher('llama_tied'), [1])
+    h = build_hybrid(build_student(tiny_teacher('llama_tied'), settings=NEAR, verbose=False), tiny_teacher('llama_tied'), [1])
     attention, rest = parameter_groups(h, 1e-5, 1e-4)
     assert all('.self_attn.' in n for n in attention['params']) and not any('.self_attn.' in n for n in rest['params'])
     assert any('layers.1.self_attn.k_proj' in n for n in attention['params']) and any('input_layernorm' in n for n in rest['params'])
@@ -104,7 +104,7 @@ def test_groups_split_by_module_and_lose_nothing():
 
 
 def test_teacher_answers_each_batch_once(teacher):
-    calls, s = [], build_student(teacher, verbose=False)
+    calls, s = [], build_student(teacher, settings=NEAR, verbose=False)
     handle = teacher.model.register_forward_hook(lambda *a: calls.append(1))
     states = TeacherStates(teacher)
     for keep in ([1], [2]): distill(build_hybrid(s, teacher, keep), states, DATA[:4])
@@ -113,7 +113,7 @@ def test_teacher_answers_each_batch_once(teacher):
 
 
 def test_shared_states_give_the_same_run(teacher):
-    s = build_student(teacher, verbose=False)
+    s = build_student(teacher, settings=NEAR, verbose=False)
     a, b = (build_hybrid(s, teacher, [1]) for _ in range(2))
     ra, rb = distill(a, TeacherStates(teacher), DATA[:4]), distill(b, teacher, DATA[:4])
     assert [r['loss'] for r in ra.records] == [r['loss'] for r in rb.records]
@@ -129,7 +129,7 @@ def test_next_token_loss_matches_transformers_and_mask(teacher):
 
 
 def test_finetune_answers_only(teacher):
-    h = build_hybrid(build_student(teacher, verbose=False), teacher, [1])
+    h = build_hybrid(build_student(teacher, settings=NEAR, verbose=False), teacher, [1])
     mask = torch.zeros(2, 32, dtype=torch.bool); mask[:, 20:] = True
     m = finetune(h, [dict(input_ids=DATA[0], loss_mask=mask)]*30, lr=1e-3, lr_attention=1e-3)
     assert m.records[-1]['loss'] < 0.5*m.records[0]['loss']
@@ -140,14 +140,14 @@ def test_finetune_answers_only(teacher):
 SCRIPT = r'''
 import json, os, signal, sys, torch
 sys.path.insert(0, sys.argv[3])
-from helpers import tiny_teacher, tokens
+from helpers import NEAR, tiny_teacher, tokens
 from hybrid_tutorial.models.hybrid import build_student, build_hybrid
 from hybrid_tutorial.training import loop
 from hybrid_tutorial.training.logits import distill
 from hybrid_tutorial.training.loop import Metrics
 folder, kill = sys.argv[1], sys.argv[2]
 teacher = tiny_teacher('qwen2')
-hybrid = build_hybrid(build_student(teacher, verbose=False), teacher, [1])
+hybrid = build_hybrid(build_student(teacher, settings=NEAR, verbose=False), teacher, [1])
 if kill.startswith('step'):
     old = loop._check_and_clip
     def die(params, loss, clip, stage, step, batch):
@@ -266,13 +266,13 @@ def test_schedules():
 
 
 def test_distill_refuses_another_vocabulary(teacher):
-    h = build_hybrid(build_student(teacher, verbose=False), teacher, [1])
+    h = build_hybrid(build_student(teacher, settings=NEAR, verbose=False), teacher, [1])
     with pytest.raises(TeacherError, match='words'): distill(h, tiny_teacher(vocab_size=80), DATA[:1])
 
 
 def test_resume_refuses_other_data_and_other_mixer_settings(teacher, tmp_path):
     def interrupted(settings=None, data=DATA):
-        h = build_hybrid(build_student(teacher, settings=settings, verbose=False), teacher, [1])
+        h = build_hybrid(build_student(teacher, settings={**NEAR, **(settings or {})}, verbose=False), teacher, [1])
         return distill(h, teacher, data, folder=tmp_path/'ck')
     old = loop._check_and_clip
     def stop(params, loss, clip, stage, step, batch):
@@ -288,7 +288,7 @@ def test_resume_refuses_other_data_and_other_mixer_settings(teacher, tmp_path):
 
 
 def aligned(teacher, rows, **how):
-    student = build_student(teacher, 'gdn', verbose=False)
+    student = build_student(teacher, 'gdn', settings=dict(window=0), verbose=False)
     losses = [r['loss'] for r in align(student, teacher, rows, calibrate_tokens=64, warmup=0, **how).records]
     return losses, {n: p.detach().clone() for n, p in student.named_parameters()}
 

@@ -98,8 +98,10 @@ def test_packed_documents_that_cannot_be():
 
 @pytest.mark.parametrize('family, mixer, want', [
     ('qwen2', 'gdn-official', {'rotary positions': 'dropped', 'biases of q, k, v': 'dropped', 'grouped keys and values': 'repeated by ROWS, as the official code'}),
-    ('qwen2', 'gdn', {'rotary positions': 'dropped', 'biases of q, k, v': 'kept', 'grouped keys and values': 'repeated head by head'}),
-    ('gemma2', 'gdn', {'soft cap of the scores': 'dropped', 'soft cap of the logits': 'kept', 'sliding window': 'layers kept as they are', 'scale of the scores': 'dropped'}),
+    ('qwen2', 'gla', {'rotary positions': 'dropped', 'biases of q, k, v': 'kept', 'grouped keys and values': 'repeated head by head'}),
+    ('qwen2', 'gdn', {'rotary positions': 'in the window only', 'biases of q, k, v': 'kept', 'grouped keys and values': 'shared, as in the teacher'}),
+    ('gemma2', 'gla', {'soft cap of the scores': 'dropped', 'soft cap of the logits': 'kept', 'sliding window': 'layers kept as they are', 'scale of the scores': 'dropped'}),
+    ('gemma2', 'gdn', {'soft cap of the scores': 'in the window only', 'soft cap of the logits': 'kept', 'sliding window': 'layers kept as they are', 'scale of the scores': 'in the window only'}),
     ('gemma3', 'swa', {'norm on q and k': 'kept', 'rotary positions': 'kept', 'sliding window': 'layers kept as they are', 'scale of the scores': 'kept'}),
     ('granite', 'hedgehog', {'scale of the scores': 'kept'}), ('llama_bias', 'gdn-paper', {'bias of the output': 'dropped'})])
 def test_report(family, mixer, want, capsys):

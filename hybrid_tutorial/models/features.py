@@ -32,6 +32,7 @@ class FeatureMixer(LinearMixer):
     op, scale = 'linear_attn', 1.
 
     def memory(self, x, q, k, v, carry):
+        k, v = self.all_heads(k), self.all_heads(v)
         q, k = (self.features(y.float()*self.shape.scaling**0.5, who) for y, who in ((q, 0), (k, 1)))
         return q.to(v.dtype), k.to(v.dtype), torch.cat([v, torch.ones_like(v[..., :1])], -1)
 
@@ -81,7 +82,7 @@ class SlidingWindow(Mixer):
         q, k, v = self.split_heads(x, x, x)
         if carry is not None and self.layer_idx == 0: carry['values'] = v
         if s.rope: q, k = self.rotated(q, k, position_embeddings)
-        o, _, _ = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, doc_ids=doc_ids,
+        o, *_ = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, doc_ids=doc_ids,
                             mask=None if token_mask is None else token_mask[:, -x.shape[1]:], layer=None if cache is None else cache.layers[self.layer_idx])
         return o.flatten(-2)
 

@@ -113,9 +113,9 @@ class Mamba2(HeadDecay, LinearMixer):
 
     def memory(self, x, q, k, v, carry):
         dt, g = self.steps(x['g'])
-        return q, k, (v*dt.unsqueeze(-1)).to(v.dtype), g
+        return q, k, (self.all_heads(v)*dt.unsqueeze(-1)).to(v.dtype), g
 
-    def after(self, o, v): return o+self.D.to(o.dtype)[:, None]*v
+    def after(self, o, v): return o+self.D.to(o.dtype)[:, None]*self.all_heads(v)
 
 # %% ../../nbs/12b_mixers_gated.ipynb #219115b4
 MIXERS.update({

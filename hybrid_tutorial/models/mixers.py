@@ -87,20 +87,24 @@ class Mixer(nn.Module):
         super().__init__()
         self.shape, self.layer_idx, self.settings = shape, layer_idx, settings
         D, H, K, bias = shape.width, shape.heads, shape.head_dim, shape.qkv_bias and settings.bias
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(D, H*K, bias=bias) for _ in range(3))
+        self.kv_heads = shape.kv_heads if getattr(settings, 'expand', 'heads') == 'shared' else H
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(D, n*K, bias=bias) for n in (H, self.kv_heads, self.kv_heads))
         self.o_proj = nn.Linear(H*K, D, bias=shape.o_bias and settings.bias)
         if shape.qk_norm != 'none' and settings.qk_norm:
-            size = K if shape.qk_norm == 'head' else H*K
-            self.q_norm, self.k_norm = RMSNorm(size, shape.norm_eps), RMSNorm(size, shape.norm_eps)
+            self.q_norm, self.k_norm = (RMSNorm(K if shape.qk_norm == 'head' else n*K, shape.norm_eps) for n in (H, self.kv_heads))
 
     def split_heads(self, xq, xk, xv):
-        "Queries, keys and values `(B, T, H, K)`, normed as the teacher does where the settings keep that"
-        split = lambda y: y.unflatten(-1, (self.shape.heads, self.shape.head_dim))
+        "Queries `(B, T, H, K)`, keys and values `(B, T, G, K)`, normed as the teacher does where the settings keep that; `G = H` unless shared"
+        split = lambda y: y.unflatten(-1, (-1, self.shape.head_dim))
         q, k, v = self.q_proj(xq), self.k_proj(xk), self.v_proj(xv)
         if hasattr(self, 'q_norm'):
             whole = self.shape.qk_norm == 'full'
             q, k = (n(y) if whole else n(split(y)).flatten(-2) for n, y in ((self.q_norm, q), (self.k_norm, k)))
         return split(q), split(k), split(v)
+
+    def all_heads(self, y):
+        "One `(B, T, H, ...)` for every query head from `(B, T, G, ...)`"
+        return y if y.shape[2] == self.shape.heads else y.repeat_interleave(self.shape.heads//y.shape[2], 2)
 
     def rotated(self, q, k, position_embeddings):
         "Queries and keys turned as the teacher turns them"
@@ -153,12 +157,12 @@ class MixerSettings:
     gate:str = 'open'          # output gate: "open" starts at 1, "silu" is the paper's, "sigmoid" starts at 1/2, "none"
     out_norm:bool = True       # RMS norm per head on what is read
     decay:str = 'spread'       # start of the decay: "spread" half-lives over heads, "random" as the paper, "teacher" by its attention distances
-    expand:str = 'heads'       # grouped keys/values: "heads", or "rows", the official code's mistake
+    expand:str = 'heads'       # grouped keys/values: "heads" repeats the weights, "shared" what they give, "rows" is the official code's mistake
     window:int = 0             # tokens that exact softmax reads; 0 for none
     sinks:int = 4              # first tokens that the window never loses
 
     CHOICES:ClassVar[dict] = dict(activation=('none', 'silu'), gate=('open', 'silu', 'sigmoid', 'none'),
-                                  decay=('spread', 'random', 'teacher'), expand=('heads', 'rows'))
+                                  decay=('spread', 'random', 'teacher'), expand=('heads', 'shared', 'rows'))
     def __post_init__(self):
         for k, v in self.CHOICES.items():
             if getattr(self, k) not in v: raise ConfigError(unknown(f'{k} of a {type(self).__name__.removesuffix("Settings")} mixer', getattr(self, k), v))
@@ -207,15 +211,16 @@ class LinearMixer(Mixer):
         mask = None if token_mask is None else token_mask[:, -T:]
         src = self.sources(x, cache, mask, doc_ids)
         q, k, v = self.split_heads(src['q'], src['k'], src['v'])
+        hide = lambda y: y if mask is None or y is v else y*mask.view(*mask.shape, *[1]*(y.dim()-2)).to(y.dtype)
+        if mask is not None: v = v*mask[..., None, None].to(v.dtype)
         if carry is not None and self.layer_idx == 0: carry['values'] = v
         turned = self.rotated(q, k, position_embeddings) if s.rope or s.window else None
         a = F.silu if s.activation == 'silu' else lambda y: y
         lq, lk = turned if s.rope else (q, k)
         inputs = list(self.memory(src, a(lq), a(lk), a(v), carry))
-        if mask is not None: inputs[1:] = [y*mask.view(*mask.shape, *[1]*(y.dim()-2)).to(y.dtype) for y in inputs[1:]]
-        near = None
+        inputs[1:], near = [hide(y) for y in inputs[1:]], None
         if s.window: near, inputs[1:] = self.look_near(*turned, v, inputs[1:], cache, mask, doc_ids)
-        o = self.after(self.remember(inputs, cache, doc_ids), v)
+        o = self.after(self.remember([self.all_heads(y) for y in inputs], cache, doc_ids), v)
         if s.out_norm: o = self.o_norm(o)
         if near is not None:
             m, c = self.near_proj(x).unsqueeze(-1).chunk(2, -2)
@@ -243,8 +248,10 @@ class LinearMixer(Mixer):
     def look_near(self, q, k, v, writes, cache, mask, doc_ids):
         "Softmax over the window, and the writes of what has left it"
         s, T, flat = self.settings, q.shape[1], lambda y: y.unsqueeze(-1) if y.dim() == 3 else y
-        near, old, place = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids,
-                                     layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes), keep=s.window)
+        near, seen, old, place = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids, keep=s.window,
+                                           layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes if y is not v))
+        old = iter(old)
+        old = [seen if y is v else next(old) for y in writes]           # values are stored once
         hidden = delayed(place, T, s.window) > s.sinks                  # what window and sinks see is not written
         if doc_ids is not None: hidden = hidden & (delayed(doc_ids[..., None]+2, T, s.window) == doc_ids[..., None]+2)[..., None]
         old = [delayed(y, T, s.window)*hidden.to(y.dtype) for y in old]
@@ -318,7 +325,7 @@ class HeadDecay:
 
 # %% ../../nbs/12_mixers.ipynb #da16862a
 @dataclass(frozen=True)
-class GDNSettings(MixerSettings): "Settings of `GatedDeltaNet`; the defaults are `gdn`"
+class GDNSettings(MixerSettings): "Settings of `GatedDeltaNet`"
 
 class GatedDeltaNet(HeadDecay, LinearMixer):
     "Gated delta rule layer (arXiv 2412.06464; fla `GatedDeltaNet`)"
@@ -348,7 +355,7 @@ def write_strength(
 
 # %% ../../nbs/12_mixers.ipynb #7eb9198a
 MIXERS = {
-    'gdn': (GatedDeltaNet, GDNSettings()),
+    'gdn': (GatedDeltaNet, GDNSettings(window=64, expand='shared')),
     'gdn-paper': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random')),
     'gdn-official': (GatedDeltaNet, GDNSettings(bias=False, qk_norm=False, activation='silu', gate='silu', decay='random', expand='rows')),
     'softmax': (SoftmaxMixer, SoftmaxSettings()),

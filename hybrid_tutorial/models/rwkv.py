@@ -169,7 +169,7 @@ class RWKV7(LinearMixer):
 
     def memory(self, x, q, k, v, carry):
         heads = lambda y: y.float().unflatten(-1, (-1, self.shape.head_dim))
-        x = x['g']
+        x, k, v = x['g'], self.all_heads(k), self.all_heads(v)
         first = (carry or {}).get('values')
         if hasattr(self, 'blend') and first is not None:
             first = first.repeat_interleave(v.shape[2]//first.shape[2], 2).to(v.dtype)

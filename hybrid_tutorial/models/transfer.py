@@ -38,7 +38,8 @@ def transfer(
 )->list[str]: # What the mixer cannot represent, in words
     "Copy an attention layer's weights into a mixer (KL paper, stage 0)"
     shape, settings = mixer.shape, mixer.settings
-    expand = expand_rows if getattr(settings, 'expand', 'heads') == 'rows' else expand_heads
+    how = getattr(settings, 'expand', 'heads')
+    expand = dict(rows=expand_rows, heads=expand_heads, shared=lambda w, *_: w)[how]
     for name in ('q_proj', 'k_proj', 'v_proj', 'o_proj'):
         old, new = getattr(attn, name), getattr(mixer, name)
         wide = (lambda w: expand(w, shape.kv_heads, shape.group)) if name[0] in 'kv' else (lambda w: w)
@@ -48,7 +49,7 @@ def transfer(
         one = 1. if 'Gemma' in type(attn.q_norm).__name__ else 0.     # Gemma stores the weight minus 1
         mixer.q_norm.weight.copy_(attn.q_norm.weight+one)
         w = attn.k_norm.weight+one
-        mixer.k_norm.weight.copy_(w if shape.qk_norm == 'head' else expand_heads(w, shape.kv_heads, shape.group))
+        mixer.k_norm.weight.copy_(w if shape.qk_norm == 'head' or how == 'shared' else expand_heads(w, shape.kv_heads, shape.group))
     return lost_features(mixer)
 
 # %% ../../nbs/13_transfer.ipynb #9289b341
@@ -60,8 +61,8 @@ def report_row(
     near = getattr(s, 'window', 0) and mixer.is_linear                # then the window's softmax has everything
     def add(what, teacher, kept, how='kept'): rows.append(dict(what=what, teacher=teacher, student=how if kept else 'in the window only' if near else 'dropped', kept=bool(kept)))
     if shape.group > 1:
-        rows_too = getattr(s, 'expand', 'heads') == 'rows'
-        add('grouped keys and values', f'{shape.kv_heads} for {shape.heads} heads', True, 'repeated by ROWS, as the official code' if rows_too else 'repeated head by head')
+        how = dict(rows='repeated by ROWS, as the official code', heads='repeated head by head', shared='shared, as in the teacher')
+        add('grouped keys and values', f'{shape.kv_heads} for {shape.heads} heads', True, how[getattr(s, 'expand', 'heads')])
     if shape.rope: add('rotary positions', 'on q and k', s.rope)
     if shape.qkv_bias: add('biases of q, k, v', 'added', s.bias)
     if shape.o_bias: add('bias of the output', 'added', s.bias)

@@ -39,6 +39,7 @@ class StudySettings:
     random_sets:int = 5                 # at every ratio
     seeds:tuple = (0, 1, 2)             # of stage 2, and of selectors that train or draw
     mixer:str = 'gdn'                   # a key of `MIXERS`
+    mixer_settings:dict|None = None    # settings that differ from the preset
     align_tokens:int = 40960            # stage 1, once
     score_tokens:int = 2048             # per text
     train_tokens:int = 8192             # stage 2 of each GA-S2 and GR-S2 candidate
@@ -118,7 +119,7 @@ class Study:
     def aligned(self):
         "Stage 1, once for all sets"
         s, file = self.s, self.out/'student.safetensors'
-        student = build_student(self.teacher, s.mixer, verbose=False)
+        student = build_student(self.teacher, s.mixer, settings=s.mixer_settings, verbose=False)
         if not file.exists() and self.rank == 0:
             self.say(f'stage 1: {s.align_tokens:,} tokens')
             align(student, self.teacher, text_of(self.corpus, 0), tokens=s.align_tokens, batch_size=s.batch_size, seq_len=s.seq_len, dtype=s.dtype, folder=self.out/'align', show=False)
@@ -349,6 +350,7 @@ def study_arguments(parser):
     parser.add_argument('--selectors', nargs='+', default=list(d.selectors), help=f'at the main ratio (default: {" ".join(d.selectors)})')
     parser.add_argument('--few', nargs='+', default=list(d.few), help=f'at the other ratios, the default first (default: {" ".join(d.few)})')
     parser.add_argument('--seeds', nargs='+', type=int, default=list(d.seeds)); parser.add_argument('--mixer', default=d.mixer)
+    parser.add_argument('--mixer-settings', type=json.loads, help='settings that differ from the preset, as JSON: {"window": 0}')
     parser.add_argument('--ratio', type=float, default=d.ratio); parser.add_argument('--ratios', nargs='*', type=float, default=list(d.ratios))
     parser.add_argument('--random-sets', type=int, default=d.random_sets, help='at every ratio (default: 5)')
     for name in ('align', 'score', 'train', 'distill', 'eval'): parser.add_argument(f'--{name}-tokens', type=int, default=getattr(d, f'{name}_tokens'), help=f'(default: {getattr(d, f"{name}_tokens")})')

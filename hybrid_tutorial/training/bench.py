@@ -85,8 +85,9 @@ def start_error(
     return out
 
 # %% ../../nbs/24_bench_transfer.ipynb #dd9a41a2
-START_DESIGNS = ('gdn-official', 'gdn-paper', 'gdn-paper:gate=open', 'gdn:rope=true', 'gdn:activation=silu', 'gdn:gate=silu', 'gdn:out_norm=false', 'gdn:decay=random', 'gdn:decay=teacher', 'gdn',
-                 'gla', 'kda', 'mamba2', 'rwkv6', 'rwkv7', 'hedgehog', 'performer', 'swa:window=64', 'gdn:window=64', 'kda:window=64', 'gla:window=64', 'mamba2:window=64', 'hedgehog:window=64')
+START_DESIGNS = ('gdn-official', 'gdn-paper', 'gdn-paper:gate=open', 'gdn:window=0,rope=true', 'gdn:window=0,activation=silu', 'gdn:window=0,gate=silu', 'gdn:window=0,out_norm=false', 'gdn:window=0,decay=random',
+                 'gdn:window=0,decay=teacher', 'gdn:window=0', 'gla', 'kda', 'mamba2', 'rwkv6', 'rwkv7', 'hedgehog', 'performer', 'swa:window=64', 'gdn:sinks=0', 'gdn:window=1', 'gdn:window=16', 'gdn', 'kda:window=64', 'gla:window=64',
+                 'mamba2:window=64', 'hedgehog:window=64')
 
 def bench_start(
     designs=START_DESIGNS, # See `parse_design`
@@ -266,7 +267,7 @@ def shuffled_batches(
     pool = list(islice(corpus.batches(batch_size, seq_len), max(-(-tokens//(batch_size*seq_len)), 4)))
     return lambda seed: [pool[i] for i in torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()]
 
-DESIGNS = ('gdn-official', 'gdn', 'gdn:window=64')
+DESIGNS = ('gdn-official', 'gdn:window=0', 'gdn')
 BUDGETS = (0, 8192, 32768, 131072, 524288)
 
 def bench_transfer(
