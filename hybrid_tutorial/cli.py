@@ -316,7 +316,7 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     c.add_argument('teacher', help='shipped config (Qwen2.5-7B-Instruct, ...), folder with a config.json, or hub id')
     c.add_argument('--gpus', type=int, default=8, metavar='N', help='default: 8'); c.add_argument('--gpu', default='h100', metavar='NAME', help='h100, h200, b200, a100, a100-40, mi300x, l40s, l4, rtx4090 (default: h100)')
     c.add_argument('--sharding', default='auto', metavar='NAME', help='single, ddp, fsdp2, or auto: the simplest that fits (default)'); c.add_argument('--checkpoint', choices=('on', 'off'), help='of activations (default: only where nothing fits without)')
-    c.add_argument('--efficiency', type=float, default=0.15, metavar='X', help="share of the data sheet's products that is reached (default: 0.15, from RADLADS' published hours)"); c.add_argument('--price', type=float, metavar='X', help="dollars per GPU and hour (default: a round figure for the GPU)")
+    c.add_argument('--efficiency', type=float, default=0.14, metavar='X', help="share of the data sheet's products that is reached (default: 0.14, from RADLADS' published hours)"); c.add_argument('--price', type=float, metavar='X', help="dollars per GPU and hour (default: a round figure for the GPU)")
     c.add_argument('--context', default='4096,32768,131072', metavar='A,B', help='tokens in the cache when serving (default: 4096,32768,131072)')
     c.add_argument('--write', metavar='FILE.yaml', help="write accelerate's config here and the recipe beside it, as FILE.json")
     add_recipe_options(c, skip=('teacher',))

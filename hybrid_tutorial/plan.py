@@ -10,7 +10,7 @@ __all__ = ['CHUNK', 'LOGITS', 'numbers', 'matrices', 'SHARDINGS', 'STAGES', 'PAR
            'accelerate_config', 'write_plan', 'launch_command']
 
 # %% ../nbs/51_plan.ipynb #4269d710
-import dataclasses, json, math, shlex
+import dataclasses, json, os, shlex
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -20,7 +20,7 @@ from .core import ConfigError, TeacherError, atomic_file, unknown
 from .evaluation.efficiency import decode_work, predicted_cache_bytes
 from .fetch import hub_answers
 from .models.hybrid import HybridConfig, HybridForCausalLM, check_keep, kinds
-from .models.mixers import LinearMixer
+from .models.mixers import LinearMixer, mixer_kind
 from .models.teachers import NAMED, _config, check_architecture
 from .recipe import Recipe
 from .selection.baselines import count_kept, uniform_layers
@@ -94,6 +94,7 @@ class Blueprint:
         self.mixers = list(self.student.mixers.values())
         for m in (*self.mixers, *self.hybrid.mixers.values()):
             if isinstance(m, LinearMixer): m.remember = lambda inputs, cache, docs: KeepInputs.apply(*inputs)
+            if getattr(m.settings, 'window', 0): m.settings = dataclasses.replace(m.settings, sinks=0)     # a few tokens, found by looking at numbers
         self.width, self.words, self.inner, self.heads = config.hidden_size, config.vocab_size, config.intermediate_size, config.num_attention_heads
         self.head_dim = getattr(config, 'head_dim', None) or self.width//self.heads
 
@@ -106,7 +107,7 @@ class Blueprint:
         from transformers.initialization import no_init_weights
         with self.fake, no_init_weights():
             if keep is None: model = AutoModelForCausalLM.from_config(self.config, dtype=dtype)
-            else: model = HybridForCausalLM._from_config(HybridConfig(base=self.config, mixer=self.mixer, mixer_settings=self.settings, layer_types=kinds(self.config, keep)), dtype=dtype)
+            else: model = HybridForCausalLM._from_config(HybridConfig(base=self.config, mixer=self.mixer, mixer_settings=self.settings, layer_types=kinds(self.config, keep, mixer_kind(self.mixer, self.settings)[0])), dtype=dtype)
             if self.config.tie_word_embeddings: model.tie_weights()
         return model
 
@@ -132,9 +133,9 @@ class Blueprint:
     def saved(self,
         kind:str, # "mixer" alone on the teacher's input (stage 1), or a whole layer of the hybrid: "linear", "softmax"
         half:bool, # Under autocast to bfloat16
-        tokens:int=128, # Of the row that is tried
     )->tuple[float, float]: # Bytes whatever the tokens (weights cast to bfloat16), and bytes per token
         "What autograd keeps of one layer"
+        tokens = max(2*CHUNK, 2*self.hybrid.config.window)             # long enough; from there on bytes grow with the tokens
         model, alone = (self.student, True) if kind == 'mixer' else (self.hybrid, False)
         layer = model.model.layers[0 if alone else self.layer(kind)]
         def kept(rows):
@@ -237,6 +238,7 @@ def peak_allocated(
     run, # Called once
 )->int: # Bytes
     "Most that PyTorch's CPU allocator held at once while `run` ran, beyond what it held at the start"
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')                    # else it announces itself on stderr
     from torch.profiler import ProfilerActivity, profile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as p: run()
     now = top = 0
@@ -272,7 +274,7 @@ class GPU:
 GPUS = {'h100': GPU(80e9, 989e12, 3.35e12, 450e9, 3.), 'h200': GPU(141e9, 989e12, 4.8e12, 450e9, 3.5), 'b200': GPU(180e9, 2250e12, 8e12, 900e9, 5.5),
         'mi300x': GPU(192e9, 1307e12, 5.3e12, 448e9, 3.), 'a100': GPU(80e9, 312e12, 2.04e12, 300e9, 1.8), 'a100-40': GPU(40e9, 312e12, 1.56e12, 300e9, 1.3),
         'l40s': GPU(48e9, 362e12, 0.86e12, 32e9, 1.), 'l4': GPU(24e9, 121e12, 0.3e12, 32e9, 0.7), 'rtx4090': GPU(24e9, 165e12, 1.01e12, 32e9, 0.4)}
-EFFICIENCY = 0.15    # share of `flops` that is reached: see the text
+EFFICIENCY = 0.14    # share of `flops` that is reached: see the text
 USABLE = 0.92        # share of `memory` that a plan may fill; the rest is for the driver, the libraries and fragments
 MACHINE = 8          # GPUs of one machine; more are joined by a network ...
 NETWORK = 50e9       # ... of 400 Gbit/s a GPU, bytes a second
@@ -402,9 +404,7 @@ def make_plan(
     b = Blueprint(config, recipe.mixer, recipe.keep if recipe.keep is not None else uniform_layers(L, count_kept(L, recipe.ratio)), recipe.mixer_settings)
     how = dict(half=recipe.dtype != 'float32', teacher_bytes=2 if recipe.teacher_dtype == 'bfloat16' else 4)
     spread = lambda g, n, kind: [plan_stage(b, *s, n, kind, GPUS[g], checkpoint, how, efficiency) for s in stages_of(recipe)]
-    options = SHARDINGS if sharding == 'auto' else (sharding,)
-    options = [k for k in options if k != 'ddp' or gpus > 1] if sharding == 'auto' else options
-    for kind in [k for k in options if gpus == 1 or k != 'single' or sharding == 'single']:
+    for kind in [k for k in SHARDINGS if (k == 'single') == (gpus == 1)] if sharding == 'auto' else [sharding]:
         stages = spread(gpu, gpus, kind)
         if all(s.fits for s in stages): break
     advice = '' if all(s.fits for s in stages) else what_fits(spread, gpu, gpus, min(recipe.align_batch, recipe.distill_batch))

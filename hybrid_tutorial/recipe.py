@@ -151,7 +151,7 @@ AT_SCALE = dict(corpus='robbiegwaldd/dclm-10B', echo=0., compare=None, baseline=
                 align_tokens=100_000_000, align_seq_len=512, align_lr=1e-3)
 PAPER = dict(AT_SCALE, mixer='gdn-paper', align_batch=96, align_warmup=0, distill_tokens=600_000_000, distill_batch=32, seq_len=4096,
              distill_lr=7e-6, distill_lr_attention=1e-4, distill_schedule='constant')
-RADLADS = dict(AT_SCALE, mixer='rwkv6', align_batch=32, align_warmup=50, distill_tokens=500_000_000, distill_batch=96, seq_len=512,
+RADLADS = dict(AT_SCALE, mixer='rwkv6', mixer_settings=dict(expand='shared'), align_batch=32, align_warmup=50, distill_tokens=500_000_000, distill_batch=96, seq_len=512,
                distill_schedule='constant', finetune_tokens=100_000_000, finetune_seq_len=16384, finetune_lr=1e-5)
 RADLADS_TEACHERS = {f'Qwen2.5-{size}-Instruct': dict(distill_lr=lr, distill_lr_attention=lr) for size, lr in (('7B', 1e-5), ('32B', 7e-6), ('72B', 7e-6))}
 
