@@ -83,6 +83,7 @@ class Recipe:
         for name, known in (('method', METHODS), ('compare', (*METHODS, None)), ('distill_schedule', SCHEDULES), ('dtype', ('auto', 'float32', 'bfloat16', 'float16')),
                             ('baseline', ('uniform', None)), ('teacher_dtype', ('float32', 'bfloat16'))):
             if getattr(self, name) not in known: raise ConfigError(unknown(name, getattr(self, name), known))
+        if self.teacher_dtype == 'bfloat16' and self.dtype != 'bfloat16': raise ConfigError("teacher_dtype='bfloat16' goes with dtype='bfloat16': mixers in float32 cannot read it otherwise")
         for f in dataclasses.fields(self):
             v = getattr(self, f.name)
             if v is not None and f.name.endswith(('_tokens', '_batch', 'seq_len', '_warmup')) and v < (0 if f.name in MAY_BE_ZERO else 1): raise ConfigError(f"{f.name} must be at least {0 if f.name in MAY_BE_ZERO else 1}, got {v}")

@@ -188,7 +188,7 @@ def test_presets_carry_what_was_published():
 
 @pytest.mark.parametrize('make, word', [(lambda: Recipe.paper('Qwen/Qwen2.5-32B-Instruct'), 'Known: .*Qwen2.5-3B'), (lambda: Recipe.paper('Qwen/Qwen2.5-7B-Instruct', 0.125), 'there are gdn 0.25'),
                                         (lambda: Recipe.paper('Qwen/Qwen2.5-1.5B-Instruct', 0.5), '7 layers where 14'), (lambda: Recipe.radlads('x/Llama'), 'Known: Qwen2.5-7B'),
-                                        (lambda: Recipe(baseline='none'), 'baseline'), (lambda: Recipe(teacher_dtype='float16'), 'teacher_dtype'), (lambda: Recipe(align_seq_len=0), 'align_seq_len'), (lambda: Recipe(align_warmup=-1), 'align_warmup'),
+                                        (lambda: Recipe(baseline='none'), 'baseline'), (lambda: Recipe(teacher_dtype='float16'), 'teacher_dtype'), (lambda: Recipe(teacher_dtype='bfloat16'), 'goes with'), (lambda: Recipe(align_seq_len=0), 'align_seq_len'), (lambda: Recipe(align_warmup=-1), 'align_warmup'),
                                         (lambda: make_plan(Recipe.paper(), gpu='h10'), 'Did you mean'), (lambda: make_plan(Recipe.paper(), sharding='fsdp'), 'Did you mean'), (lambda: make_plan(Recipe.paper(), 64), 'too few'),
                                         (lambda: make_plan(Recipe.paper(), 0), 'at least 1'), (lambda: make_plan(Recipe.paper(), efficiency=0.), 'efficiency'), (lambda: make_plan(Recipe.paper(), price=-1.), 'price'),
                                         (lambda: make_plan(Recipe.paper(), 8, sharding='single'), 'one process'), (lambda: Layout(rows=0), 'at least 1')])
