@@ -192,7 +192,9 @@ def file_lock(
     import fcntl
     path, start = Path(path), time.time()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w') as f:
+    try: f = open(path, 'w')
+    except OSError as e: raise ConfigError(f"cannot write {path} ({e}); use a folder that you may write to (for the cache: set HYBRID_TUTORIAL_CACHE)") from e
+    with f:
         while True:
             try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB); break
             except OSError:

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['WIKI', 'EVALS', 'STDLIB', 'PACKAGED', 'HELD_OUT', 'SHARED', 'Source', 'from_list', 'held_out_texts', 'open_source',
-           'encode_chat', 'TokenBlocks', 'pack', 'borders', 'Echo', 'echo_row', 'echo_rows', 'as_batch', 'Corpus',
-           'TensorCorpus', 'load_corpus', 'held_out', 'shared_ngrams']
+           'encode_chat', 'TokenBlocks', 'pack', 'borders', 'Echo', 'echo_row', 'echo_rows', 'as_batch', 'restarts',
+           'Corpus', 'TensorCorpus', 'load_corpus', 'spread', 'Mixture', 'held_out', 'shared_ngrams']
 
 # %% ../nbs/11_data.ipynb #d13048ab
-import glob as globs, gzip, hashlib, json, re
-from collections.abc import Iterable, Iterator
+import contextlib, glob as globs, gzip, hashlib, itertools, json, math, re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -82,6 +82,10 @@ def _paths(spec, name):
     if bad: raise DataError(f'{bad[0]} is neither .txt, .md nor .jsonl (also .gz); convert it, or use "hf:FOLDER" for formats that `datasets` reads')
     return found
 
+def _stamps(paths):
+    "Changes when a file does; a file that is gone has a stamp of its own"
+    return [(str(p.resolve()), *((p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else ('gone',))) for p in paths]
+
 def _suffix(path): return Path(str(path).removesuffix('.gz')).suffix
 
 def _lines(path):
@@ -107,12 +111,13 @@ def _files(spec, name, field, chat=False):
     "Text or JSONL files as a source; its state is (file number, documents read from it)"
     paths = _paths(spec, name)
     if chat and (bad := [p for p in paths if _suffix(p) != '.jsonl']): raise DataError(f'{bad[0]}: conversations are read from .jsonl files, one object with "messages" per line')
+    stamp = _stamps(paths)
     def read(state=None):
         first, skip = state or (0, 0)
+        if _stamps(paths) != stamp: raise DataError(f'{name} has changed since it was opened; open it again with load_corpus, so that no stream mixes old and new text')
         for f, path in enumerate(paths):
             for i, doc in enumerate(_documents(path, field)):
                 if f > first or (f == first and i >= skip): yield doc, (f, i+1)
-    stamp = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     return Source(str(name), json.dumps([field, stamp]), read)
 
 # %% ../nbs/11_data.ipynb #9b49dd6a
@@ -130,7 +135,8 @@ def _streamed(path, subset, split, field, chat):
         for row in stream:
             if field not in row: raise DataError(f'{path} has no column {field!r} (it has {", ".join(row)}); pass field="NAME"')
             yield row[field], stream.state_dict()
-    return Source(path, json.dumps(['datasets', path, subset, split, field]), read)
+    files = _stamps(sorted(p for p in Path(path).rglob('*') if p.is_file())) if Path(path).is_dir() else []
+    return Source(path, json.dumps(['datasets', path, subset, split, field, *files]), read)
 
 # %% ../nbs/11_data.ipynb #6b72edc8
 def open_source(
@@ -206,6 +212,11 @@ def _take(stream, letters):
     return out
 
 # %% ../nbs/11_data.ipynb #0ad748bd
+@contextlib.contextmanager
+def _writing(folder):
+    try: yield
+    except OSError as e: raise DataError(f'cannot write the token cache {folder} ({e}); free some space, or set HYBRID_TUTORIAL_CACHE to a folder with room') from e
+
 class TokenBlocks:
     "A source, tokenized block by block on first use and memory-mapped afterwards"
     def __init__(self,
@@ -218,7 +229,7 @@ class TokenBlocks:
         self.kind = np.uint16 if len(tok) <= 2**16 else np.uint32
         key = json.dumps(['v1', _tokenizer_print(tok, source.chat), source.fingerprint, source.chat, block_tokens])
         self.fingerprint = hashlib.sha256(key.encode()).hexdigest()[:20]
-        self.folder, self._open = cache_dir('tokens', self.fingerprint), {}
+        self.folder, self._open, self._infos = cache_dir('tokens', self.fingerprint), {}, {}
 
     def block(self,
         b:int, # Number of the block, from 0
@@ -226,13 +237,24 @@ class TokenBlocks:
         "Block `b`, made now if no one has made it"
         if b not in self._open:
             path = self.folder/f'{b:05d}'
-            if b and not (path/'info.json').exists() and self.block(b-1) is None: return None
             if not (path/'info.json').exists():
+                if b and (self.info(b-1) is None or self.info(b-1)['last']): return None
                 with file_lock(self.folder/'.lock'):
                     settle_folder(path)
                     if not (path/'info.json').exists() and not self._make(b, path): return None
             self._open = {b: self._load(path)}  # one block at a time stays open
         return self._open[b]
+
+    def info(self,
+        b:int, # Number of the block
+    )->dict: # Counts and the source's position after it; None past the end
+        "What is known of block `b` without reading its tokens"
+        if b not in self._infos:
+            path = self.folder/f'{b:05d}'/'info.json'
+            if not path.exists() and self.block(b) is None: return None
+            try: self._infos[b] = json.loads(path.read_text())
+            except (OSError, ValueError) as e: raise DataError(f'the token cache {path} is damaged ({e}); delete {self.folder} and run again') from e
+        return self._infos[b]
 
     def _load(self, path):
         try:
@@ -248,9 +270,7 @@ class TokenBlocks:
         "Tokenize the next block; False when the source has ended"
         state, skipped = None, 0
         if b:
-            before = self.block(b-1)['info']
-            if before['last']: return False
-            state = before['state']
+            state = self.info(b-1)['state']
         encode = _encode_chats if self.source.chat else _encode_texts
         ids, learn, total = [], [], 0
         stream = self.source.read(state)
@@ -265,7 +285,7 @@ class TokenBlocks:
         last = next(stream, None) is None
         if not ids and b and not skipped: return False
         info = dict(tokens=total, docs=len(ids), skipped=skipped, last=last, state=state, source=self.source.name)
-        with atomic_folder(path) as tmp:
+        with _writing(self.folder), atomic_folder(path) as tmp:
             np.save(tmp/'tokens.npy', np.concatenate(ids) if ids else np.zeros(0, self.kind))
             np.save(tmp/'starts.npy', np.cumsum([0]+[len(x) for x in ids]))
             if learn: np.save(tmp/'loss.npy', np.concatenate(learn))
@@ -371,6 +391,7 @@ def echo_rows(
 def _check_batches(batch_size, tokens, start, rank, world):
     for name, x, low in (('batch_size', batch_size, 1), ('tokens', 0 if tokens is None else tokens, 0), ('start', start, 0), ('world', world, 1)):
         if not isinstance(x, int) or x < low: raise ConfigError(f'{name} must be a whole number of at least {low}, got {x!r}')
+    if batch_size%world: raise ConfigError(f'batch_size counts the rows of all processes together, and {batch_size} rows cannot be shared evenly by {world}; use {-(-batch_size//world)*world}')
     if not 0 <= rank < world: raise ConfigError(f'rank must lie in 0..{world-1}, got {rank!r}')
 
 def _check_len(seq_len):
@@ -382,7 +403,22 @@ def as_batch(
 )->dict: # Tensors `(B, T)`: ids int64, masks bool
     "Stack rows into a batch"
     kinds = dict(input_ids=np.int64, doc_ids=np.int64)
-    return {k: torch.from_numpy(np.stack([r[k] for r in rows]).astype(kinds.get(k, bool))) for k in rows[0]}
+    return {k: torch.from_numpy(np.stack([np.asarray(r[k]) for r in rows]).astype(kinds.get(k, bool))) for k in rows[0]}
+
+def restarts(
+    doc_ids:Tensor, # `(B, T)`
+)->Tensor: # `(B, T)`
+    "Position of each token in its own document"
+    at = torch.arange(doc_ids.shape[1])
+    new = torch.ones_like(doc_ids, dtype=torch.bool); new[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
+    return at-torch.where(new, at, 0).cummax(-1).values
+
+def _share(rows, rank, world, docs):
+    "One process's part of a batch; a last batch that is too short leaves some processes without rows, but none without a batch"
+    a, b = rank*len(rows)//world, (rank+1)*len(rows)//world
+    batch = as_batch(rows[a:b] or rows[:1])
+    if docs: batch['position_ids'] = restarts(batch['doc_ids'])
+    return batch if b > a else {k: v[:0] for k, v in batch.items()}
 
 # %% ../nbs/11_data.ipynb #cb988a2a
 class Corpus:
@@ -394,12 +430,13 @@ class Corpus:
         seed:int=0, # Decides documents' order, echo lengths and passages
         echo:float=0.25, # Share of echo rows
         lengths:Echo=Echo(), # Lengths of the parts of an echo document
+        docs:bool=False, # Let `batches` say where documents begin, so that models keep them apart
     ):
         if not 0 <= echo <= 1: raise ConfigError(f'echo is a share of rows and lies in 0..1, got {echo}')
-        self.blocks, self.tok, self.seq_len, self.seed = blocks, blocks.tok, seq_len, seed
+        self.blocks, self.tok, self.seq_len, self.seed, self.docs = blocks, blocks.tok, seq_len, seed, docs
         self.echo, self.lengths, self._packed = Fraction(echo).limit_denominator(1000), lengths, {}
         self.joint = np.array(self.tok('\n\n', add_special_tokens=False)['input_ids'] or [self.tok.eos_token_id])
-        self.rows(0, seq_len)
+        self.blocks.block(0); self.rows(0, seq_len)   # a damaged or empty corpus is refused here
 
     def rows(self,
         b:int, # Number of the block
@@ -407,11 +444,11 @@ class Corpus:
     )->int: # 0 for a block past the end
         "Number of rows in block `b`"
         _check_len(seq_len)
-        block = self.blocks.block(b)
-        if block is None: return 0
-        plain = block['info']['tokens']//seq_len
+        info = self.blocks.info(b)
+        if info is None: return 0
+        plain = info['tokens']//seq_len
         if not plain and not b:
-            n, docs = block['info']['tokens'], block['info']['docs']
+            n, docs = info['tokens'], info['docs']
             if not docs: raise DataError(f'{self.blocks.source.name} is empty: no document of 2 tokens or more')
             raise DataError(f'{self.blocks.source.name} has {n} tokens in {docs} documents, less than one row of {seq_len}; add text or use seq_len={max(n//2, 2)}')
         return plain if self.echo in (0, 1) else int(plain/(1-self.echo))  # exact: `echo` is a fraction
@@ -442,45 +479,49 @@ class Corpus:
         "The blocks in the order they are used, epoch after epoch"
         epoch = b = 0
         while True:
-            if self.blocks.block(b) is None: epoch, b = epoch+1, 0
+            if self.blocks.info(b) is None: epoch, b = epoch+1, 0
             yield epoch, b, self.rows(b, seq_len)
             b += 1
 
+    def stream(self,
+        seq_len:int, # `T`
+        first:int=0, # Number of the first row
+        epochs:int=None, # End after this many; None: never
+    )->Iterator[dict]: # Arrays `(T,)`
+        "Single rows, epoch after epoch"
+        seen = 0
+        for epoch, b, n in self.walk(seq_len):
+            if epochs is not None and epoch >= epochs: return
+            if seen+n > first:
+                rows = self.block_rows(epoch, b, seq_len)
+                for i in range(max(first-seen, 0), n): yield {name: x[i] for name, x in rows.items()}
+            seen += n
+
     def batches(self,
-        batch_size:int, # `B`, rows per batch
+        batch_size:int, # `B`, rows per batch, of all processes together
         seq_len:int=None, # `T`; the corpus's own if not given
         *,
-        tokens:int=None, # Stop after this many (all processes together, counted from batch 0); None: one epoch
+        tokens:int=None, # Stop after this many, counted from batch 0; None: one epoch
         start:int=0, # Skip this many batches
         rank:int=0, # This process's number
-        world:int=1, # Processes that share the stream
-    )->Iterator[dict]: # Batches: input_ids, recall_mask, doc_ids `(B, T)`, and loss_mask for chat
-        "Batches from number `start` on, the same however often the stream was stopped"
-        T, whole = seq_len or self.seq_len, batch_size*world
+        world:int=1, # Processes that share each batch
+        docs:bool=None, # Add `position_ids` that begin anew in each document; as the corpus was made if not given
+    )->Iterator[dict]: # Batches: input_ids, recall_mask, doc_ids `(B/world, T)`, and loss_mask for chat
+        "Batches from number `start` on, the same however often the stream was stopped and however many processes share it"
+        T, docs = seq_len or self.seq_len, self.docs if docs is None else docs
         _check_batches(batch_size, tokens, start, rank, world)
-        first = start*whole  # number of the first row wanted
-        last = None if tokens is None else -(-tokens//(whole*T))*whole
-        seen, held, k = 0, [], start
-        for epoch, b, n in self.walk(T):
-            if last is None and epoch: break
-            if seen+n > first:
-                rows = self.block_rows(epoch, b, T)
-                for i in range(max(first-seen, 0), n):
-                    if last is not None and seen+i >= last: return
-                    held.append({name: x[i] for name, x in rows.items()})
-                    if len(held) == whole:
-                        k += 1; self._state = dict(self.identity(), batch_size=batch_size, seq_len=T, world=world, next=k)
-                        yield as_batch(held[rank*batch_size:(rank+1)*batch_size]); held = []
-            seen += n
-            if last is not None and seen >= last: return
-        if held[rank*batch_size:(rank+1)*batch_size]:
-            self._state = dict(self.identity(), batch_size=batch_size, seq_len=T, world=world, next=k+1)
-            yield as_batch(held[rank*batch_size:(rank+1)*batch_size])
+        rows = self.stream(T, start*batch_size, 1 if tokens is None else None)
+        for number in itertools.count(start):
+            if tokens is not None and number*batch_size*T >= tokens: return
+            held = list(itertools.islice(rows, batch_size))
+            if not held: return
+            self._state = dict(self.identity(), batch_size=batch_size, seq_len=T, next=number+1)
+            yield _share(held, rank, world, docs)
 
     def identity(self)->dict: # Everything that decides the stream
         "What two corpora must share to give the same rows"
         return dict(source=self.blocks.source.name, fingerprint=self.blocks.fingerprint, seed=self.seed,
-                    echo=str(self.echo), lengths=[*self.lengths.passage, *self.lengths.gap, self.lengths.skip])
+                    echo=str(self.echo), lengths=[*self.lengths.passage, *self.lengths.gap, self.lengths.skip], **(dict(docs=True) if self.docs else {}))
 
     @property
     def state(self)->dict: # JSON; `next` is the `start` to go on with
@@ -489,7 +530,7 @@ class Corpus:
 
     def resume(self,
         state:dict, # What `state` gave
-        **now, # Optionally batch_size, seq_len, world of the new run, to be compared
+        **now, # Optionally batch_size and seq_len of the new run, to be compared
     )->int: # `start` for `batches`
         "Check that a saved state belongs to this corpus and return where to go on"
         mine = dict(self.identity(), **now)
@@ -498,7 +539,7 @@ class Corpus:
         return state['next']
 
     def __repr__(self):
-        info = self.blocks.block(0)['info']
+        info = self.blocks.info(0)
         more = '' if info['last'] else ', more to come'
         return f'Corpus({self.blocks.source.name}: {info["docs"]:,} documents, {info["tokens"]:,} tokens{more}; {float(self.echo):.0%} echo rows)'
 
@@ -510,7 +551,8 @@ class TensorCorpus:
         vocab_size:int, # Embedding rows of the model
         eos:int=None, # Token that closes a document
         seq_len:int=512, # Only used in messages
-    ): self.tensors, self.vocab_size, self.eos, self.seq_len, self._state = tensors, vocab_size, eos, seq_len, None
+        docs:bool=False, # As for `Corpus`
+    ): self.tensors, self.vocab_size, self.eos, self.seq_len, self.docs, self._state = tensors, vocab_size, eos, seq_len, docs, None
 
     def _rows(self, T):
         for item in self.tensors:
@@ -529,31 +571,31 @@ class TensorCorpus:
             for i in range(len(ids)): yield {k: v[i] for k, v in full.items()}
 
     def batches(self,
-        batch_size:int, # `B`, rows per batch
+        batch_size:int, # `B`, rows per batch, of all processes together
         seq_len:int=None, # `T` that the rows must have, if given
         *,
         tokens:int=None, # Stop after this many; None: once through the tensors
         start:int=0, # Skip this many batches
         rank:int=0, # This process's number
-        world:int=1, # Processes that share the stream
+        world:int=1, # Processes that share each batch
+        docs:bool=None, # As for `Corpus.batches`
     )->Iterator[dict]: # Batches as `Corpus.batches` gives them
         "Batches from number `start` on; the tensors are gone through again if `tokens` asks for more"
         _check_batches(batch_size, tokens, start, rank, world)
-        held, k, used, whole = [], 0, 0, batch_size*world
-        stack = lambda rows: {n: torch.stack([r[n] for r in rows]) for n in rows[0]}
+        held, k, used, docs = [], 0, 0, self.docs if docs is None else docs
         while True:
             before = (k, len(held))
             for row in self._rows(seq_len):
                 held.append(row)
-                if len(held) < whole: continue
-                k, used, mine, held = k+1, used+whole*len(row['input_ids']), held[rank*batch_size:(rank+1)*batch_size], []
-                self._state = dict(next=k, batch_size=batch_size, world=world)
-                if k > start: yield stack(mine)
+                if len(held) < batch_size: continue
+                k, used, mine, held = k+1, used+batch_size*len(row['input_ids']), held, []
+                self._state = dict(next=k, batch_size=batch_size)
+                if k > start: yield _share(mine, rank, world, docs)
                 if tokens is not None and used >= tokens: return
             if (k, len(held)) == before: raise DataError('the iterable of tensors is empty, or can be read only once and has been; pass a list')
             if tokens is None: break
             if iter(self.tensors) is self.tensors: raise DataError(f'the tensors ended after {used:,} of {tokens:,} tokens and can be read only once; pass a list, or ask for fewer tokens')
-        if held[rank*batch_size:(rank+1)*batch_size] and k >= start: yield stack(held[rank*batch_size:(rank+1)*batch_size])
+        if held and k >= start: yield _share(held, rank, world, docs)
 
     state = property(lambda self: dict(self._state))
     def resume(self,
@@ -565,7 +607,7 @@ class TensorCorpus:
 
 # %% ../nbs/11_data.ipynb #ba6bbba7
 def load_corpus(
-    source='wiki-summaries', # Packaged name, `datasets` id, files, "chat:FILE.jsonl", or tensors
+    source='wiki-summaries', # Packaged name, `datasets` id, files, "chat:FILE.jsonl", tensors, or a mixture: a dict of names and weights
     tokenizer=None, # The teacher's tokenizer
     *,
     seq_len:int=512, # `T`, tokens per row
@@ -577,19 +619,73 @@ def load_corpus(
     split:str='train', # Split of a `datasets` id
     vocab_size:int=None, # Embedding rows of the model, if fewer than the tokenizer's ids must be caught
     block_tokens:int=2**21, # Tokens per cached block
-): # A `Corpus`, or a `TensorCorpus`
+    docs:bool=False, # Keep documents of a row apart: see `Corpus.batches`
+): # A `Corpus`, a `Mixture` or a `TensorCorpus`
     "Open text, chat or tensors as a stream of training batches"
     if tokenizer is None: raise DataError('load_corpus needs the tokenizer of the teacher: load_corpus(source, tokenizer)')
     _check_len(seq_len)
     top = max(tokenizer.get_vocab().values())
     if vocab_size is not None and top >= vocab_size: raise DataError(f'the tokenizer has token id {top}, but the model has {vocab_size} embedding rows; use the tokenizer that belongs to the model')
+    if isinstance(source, Mapping) and 'input_ids' not in source:
+        how = dict(seq_len=seq_len, seed=seed, echo=echo, lengths=lengths, field=field, subset=subset, split=split, vocab_size=vocab_size, block_tokens=block_tokens, docs=docs)
+        return Mixture([load_corpus(s, tokenizer, **how) for s in source], list(source.values()))
     texts = isinstance(source, (str, Path)) or (isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, Path)) for s in source))
     if not texts:
         if not isinstance(source, Iterable): raise DataError(f'a corpus is a name, files or an iterable of tensors, got {type(source).__name__}')
-        return TensorCorpus(source, vocab_size or top+1, tokenizer.eos_token_id, seq_len)
+        return TensorCorpus(source, vocab_size or top+1, tokenizer.eos_token_id, seq_len, docs)
     opened = open_source(str(source) if isinstance(source, Path) else source, field=field, subset=subset, split=split)
     if opened.chat and echo: print('chat corpus: no echo documents (they hold no answers to learn from)'); echo = 0
-    return Corpus(TokenBlocks(opened, tokenizer, block_tokens), seq_len=seq_len, seed=seed, echo=echo, lengths=lengths)
+    return Corpus(TokenBlocks(opened, tokenizer, block_tokens), seq_len=seq_len, seed=seed, echo=echo, lengths=lengths, docs=docs)
+
+# %% ../nbs/11_data.ipynb #a1d0c003
+def spread(
+    weights:list, # Positive numbers; floats are read as fractions
+)->list: # Numbers of sources, one period
+    "The order in which sources take turns"
+    shares = [Fraction(w).limit_denominator(1000) for w in weights]
+    whole = [int(s*math.lcm(*(x.denominator for x in shares))) for s in shares]
+    whole = [w//math.gcd(*whole) for w in whole]
+    given, out = [0]*len(whole), []
+    for i in range(1, sum(whole)+1):        # whoever is furthest behind its share
+        s = max(range(len(whole)), key=lambda j: (whole[j]*i-given[j]*sum(whole), -j))
+        given[s] += 1; out.append(s)
+    return out
+
+class Mixture(Corpus):
+    "Rows of several corpora in fixed shares; everything else is as for one"
+    def __init__(self,
+        parts:list, # Of `Corpus`
+        weights:list, # Of rows, any positive numbers
+    ):
+        if len(parts) != len(weights) or not parts: raise ConfigError(f'a mixture needs one weight per source, got {len(parts)} sources and {len(weights)} weights')
+        bad = [w for w in weights if isinstance(w, bool) or not isinstance(w, (int, float)) or not 1e-3 <= w < math.inf]
+        if bad: raise ConfigError(f'weights of a mixture are numbers of at least 0.001, got {bad[0]!r}; leave a source out instead of giving it 0')
+        self.parts, self.weights, self.turns = list(parts), list(weights), spread(weights)
+        self.seq_len, self.tok, self.docs = parts[0].seq_len, parts[0].tok, parts[0].docs
+        self.echo = sum(Fraction(p.echo)*self.turns.count(i) for i, p in enumerate(parts))/len(self.turns)
+        self.chat = any(p.blocks.source.chat for p in parts)
+
+    def stream(self,
+        seq_len:int, # `T`
+        first:int=0, # Number of the first row
+        epochs:int=None, # End when a source has been gone through this many times; None: never
+    )->Iterator[dict]: # Arrays `(T,)`
+        "Single rows, source by source in turn"
+        periods, at = divmod(first, len(self.turns))
+        begin = [periods*self.turns.count(s)+self.turns[:at].count(s) for s in range(len(self.parts))]
+        streams = [p.stream(seq_len, b, epochs) for p, b in zip(self.parts, begin)]
+        for i in itertools.count(at):
+            row = next(streams[self.turns[i%len(self.turns)]], None)
+            if row is None: return
+            if self.chat: row.setdefault('loss_mask', np.ones(seq_len, bool))   # plain text: every token is learned
+            yield row
+
+    def identity(self)->dict: # Everything that decides the stream
+        "What two mixtures must share to give the same rows"
+        return dict(mixture=[p.identity() for p in self.parts], turns=''.join(map(str, self.turns)) if len(self.parts) < 10 else self.turns)
+
+    def __repr__(self): return 'Mixture(' + ', '.join(f'{self.turns.count(i)/len(self.turns):.1%} {p}' for i, p in enumerate(self.parts)) + ')'
+
 
 # %% ../nbs/11_data.ipynb #f2503513
 def held_out(

@@ -161,7 +161,7 @@ def test_state_of_another_stream_is_refused(tok, kw):
 def test_ranks_share_the_stream_without_overlap_or_loss(tok, world):
     rows = lambda batches: [tuple(r.tolist()) for b in batches for r in b['input_ids']]
     alone = rows(corpus(tok).batches(2*world))
-    parts = [rows(corpus(tok).batches(2, rank=r, world=world)) for r in range(world)]
+    parts = [rows(corpus(tok).batches(2*world, rank=r, world=world)) for r in range(world)]
     assert sorted(sum(parts, [])) == sorted(alone) and sum(map(len, parts)) == len(alone)
     assert len(set(alone)) == len(alone)
 

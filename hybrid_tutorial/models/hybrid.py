@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HybridConfig', 'check_keep', 'idle_forms', 'own_kinds', 'kinds', 'HybridCache', 'HybridForCausalLM',
-           'packed_documents', 'carry_values', 'head_options', 'head_logits', 'own_code', 'build_student',
+           'packed_documents', 'apart', 'carry_values', 'head_options', 'head_logits', 'own_code', 'build_student',
            'transfer_report', 'build_hybrid', 'decode_stepwise', 'load_hybrid']
 
 # %% ../../nbs/14_hybrid.ipynb #b70730c9
@@ -238,6 +238,15 @@ def packed_documents(
     if shape is not None and position_ids is not None and len(doc_ids) == 1 and doc_ids.shape[1] == shape[1]: doc_ids = doc_ids.expand(*shape)
     if shape is not None and doc_ids.shape != shape: raise ConfigError(f"the documents are given for {tuple(doc_ids.shape)} tokens, the input has {tuple(shape)}; cu_seqlens needs a batch of one row")
     return doc_ids if attention_mask is None else doc_ids.masked_fill(attention_mask == 0, -1)
+
+def apart(
+    position_ids:Tensor|None, # `(B, T)` that begin anew in each document, as `batches(docs=True)` gives them
+    device=None, # Of the model
+)->dict: # Nothing without positions
+    "What to pass to a trunk, teacher's or hybrid's, so that documents in a row do not see each other"
+    if position_ids is None: return {}
+    position_ids = position_ids.to(device)
+    return dict(position_ids=position_ids, doc_ids=packed_documents(position_ids=position_ids))
 
 # %% ../../nbs/14_hybrid.ipynb #43f925db
 def _give_box(trunk, args, kwargs): return args, {**kwargs, 'carry': {}}

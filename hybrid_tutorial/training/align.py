@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from ..core import CheckpointError, ConfigError, DataError, atomic_file, unknown
-from ..models.hybrid import HybridForCausalLM
+from ..models.hybrid import HybridForCausalLM, apart
 from ..models.mixers import make_mixer, read_shape
 from ..models.transfer import transfer
 from .loop import LoopSettings, Metrics, autocast, feed, train
@@ -60,19 +60,21 @@ class TeacherActivations:
     def show(self,
         ids:Tensor, # `(B, T)`
         visit, # As for `listen`
+        position_ids:Tensor|None=None, # `(B, T)`, where documents are kept apart
     ):
         "Call `visit` for every layer of one batch, in order"
         with torch.no_grad(), autocast(self.device, self.dtype):
             if self.folder is None:
-                with listen(self.teacher, visit): self.teacher.model(ids.to(self.device), use_cache=False)
+                with listen(self.teacher, visit): self.teacher.model(ids.to(self.device), use_cache=False, **apart(position_ids, self.device))
                 return
-            kept = self._kept(ids)
+            kept = self._kept(ids, position_ids)
             pos = tuple(kept[n].to(self.device, self.kind) for n in ('cos', 'sin'))
             for i in range(len(self.teacher.model.layers)): visit(i, *(pos if n is None else kept[f'{i}.{n}'].to(self.device, self.kind) for n in ('x', None, 'y')))
 
-    def _kept(self, ids):
+    def _kept(self, ids, position_ids):
         "The tensors of one batch, from its file, which is made if it is missing or cannot be read"
-        path = self.folder/f'{hashlib.sha256(ids.cpu().contiguous().numpy().tobytes()).hexdigest()[:24]}.safetensors'
+        read = b''.join(x.cpu().contiguous().numpy().tobytes() for x in (ids, position_ids) if x is not None)
+        path = self.folder/f'{hashlib.sha256(read).hexdigest()[:24]}.safetensors'
         if path.exists():
             try: return load_file(path)
             except Exception: path.unlink(missing_ok=True)
@@ -80,7 +82,7 @@ class TeacherActivations:
         def keep(i, x, pos, y):
             if i == 0: kept.update(cos=pos[0].float().cpu().contiguous(), sin=pos[1].float().cpu().contiguous())
             kept[f'{i}.x'], kept[f'{i}.y'] = (v.to(torch.bfloat16).cpu().contiguous() for v in (x, y))
-        with listen(self.teacher, keep): self.teacher.model(ids.to(self.device), use_cache=False)
+        with listen(self.teacher, keep): self.teacher.model(ids.to(self.device), use_cache=False, **apart(position_ids, self.device))
         size, free = sum(v.numel()*v.element_size() for v in kept.values()), shutil.disk_usage(self.folder).free
         if free < size+2**30: raise CheckpointError(f"{self.folder}: {free/1e9:.1f} GB free, a batch needs {size/1e9:.2f} GB; free some space, give another folder, or leave the folder out")
         with atomic_file(path) as tmp: save_file(kept, tmp)
@@ -128,17 +130,19 @@ def calibrate(
     mixers, sums, carry = student.mixers, {}, Carry(student, teacher)
     def visit(i, x, pos, y):
         box = carry(i, x)
-        if i in mixers: sums[i] = add_up(sums.get(i), features(mixers[i], x, pos, box), y, mixers[i].o_proj.bias)
+        if i in mixers: sums[i] = add_up(sums.get(i), features(mixers[i], x, pos, box, docs), y, mixers[i].o_proj.bias)
     if prior not in ('zero', 'copied'): raise ConfigError(unknown('prior of the calibration', prior, ['zero', 'copied']))
     source = activations or TeacherActivations(teacher, dtype=dtype)
-    for batch in batches: source.show(batch['input_ids'], visit)
+    for batch in batches:
+        docs = apart(batch.get('position_ids'), source.device).get('doc_ids')
+        source.show(batch['input_ids'], visit, batch.get('position_ids'))
     if not sums: raise DataError("calibration got no batches; give more text or fewer tokens per batch")
     return {i: solve_mixer(mixers[i], s, ridge, prior) for i, s in sums.items()}
 
-def features(m, x, pos, carry=None):
+def features(m, x, pos, carry=None, docs=None):
     "What the output projection reads; window and state apart, while their shares have not been learned"
     fresh = hasattr(m, 'near_proj') and not m.near_proj.weight.any()
-    return m.read(x, pos, carry=carry, **(dict(apart=True) if fresh else {}))
+    return m.read(x, pos, carry=carry, doc_ids=docs, **(dict(apart=True) if fresh else {}))
 
 def solve_mixer(m, sums, ridge=800., prior='copied'):
     "Closed form of one mixer: the state's share per head where there is a window, then the output projection"
@@ -218,9 +222,11 @@ def layer_errors(
     def visit(i, x, pos, y):
         box = carry(i, x)
         if i not in student.mixers: return
-        got = student.mixers[i](x, pos, carry=box)[0]
+        got = student.mixers[i](x, pos, carry=box, doc_ids=docs)[0]
         num[i] = num.get(i, 0)+float((got-y).float().pow(2).sum()); den[i] = den.get(i, 0)+float(y.float().pow(2).sum())
-    for b in batches: source.show(b['input_ids'], visit)
+    for b in batches:
+        docs = apart(b.get('position_ids'), source.device).get('doc_ids')
+        source.show(b['input_ids'], visit, b.get('position_ids'))
     return {i: num[i]/den[i] for i in sorted(num)}
 
 # %% ../../nbs/21_align.ipynb #3df10b82
@@ -302,20 +308,20 @@ def align(
 
     carry, source = Carry(student, teacher), activations or TeacherActivations(teacher, dtype=dtype)
     def step_fn(batch):
-        losses = []
+        losses, docs = [], apart(batch.get('position_ids'), device).get('doc_ids')
         def visit(i, x, pos, y):
             box = carry(i, x)
             if i not in mixers: return
             rows, total = max(PIECE//x.shape[1], 1) if device.type == 'cpu' and box is None else len(x), 0.
             for n in range(0, len(x), rows):                           # a piece's temporaries stay in the processor's cache
-                part = lambda z: z[n:n+rows] if len(z) == len(x) else z
+                part = lambda z: z[n:n+rows] if z is not None and len(z) == len(x) else z
                 with torch.enable_grad():
-                    l = alignment_loss(part(y), mixers[i](part(x), tuple(map(part, pos)), carry=box)[0], loss)*(len(part(x))/len(x))
+                    l = alignment_loss(part(y), mixers[i](part(x), tuple(map(part, pos)), carry=box, doc_ids=part(docs))[0], loss)*(len(part(x))/len(x))
                     with torch.autocast(device.type, enabled=False): l.backward()
                 total += float(l.detach())
             torch.nn.utils.clip_grad_norm_(mixers[i].parameters(), clip)
             losses.append(total)
-        source.show(batch['input_ids'], visit)
+        source.show(batch['input_ids'], visit, batch.get('position_ids'))
         return sum(losses)/len(losses)
 
     groups = [dict(params={f'{i}.{n}': p for i, m in mixers.items() for n, p in m.named_parameters()})]

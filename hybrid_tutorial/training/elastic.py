@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from ..core import ConfigError
 from ..models.elastic import both_forms
-from ..models.hybrid import head_options
-from ..ops.loss import chunked_kl
+from ..models.hybrid import apart
 from .logits import TeacherStates
 from .loop import LoopSettings, Metrics, autocast, feed, train
 
@@ -29,7 +28,7 @@ def sandwich(
 
 def distill_elastic(
     hybrid:nn.Module, # From `build_elastic`; changed in place
-    teacher:nn.Module, # Frozen; or a `TeacherStates`
+    teacher:nn.Module, # Frozen; or a `TeacherStates` or `CachedTeacher`
     corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
     ranking, # Layers, best first
     *,
@@ -54,24 +53,23 @@ def distill_elastic(
     counts = sorted(set(range(L+1) if counts is None else counts))
     if not counts or not 0 <= counts[0] <= counts[-1] <= L: raise ConfigError(f"counts are numbers of layers in 0..{L}, got {counts}")
     if len(set(ranking)) != len(ranking) or len(ranking) < counts[-1] or not set(ranking) <= set(range(L)): raise ConfigError(f"a ranking lists layers of 0..{L-1}, each once and at least {counts[-1]} of them, got {ranking}")
-    states = teacher if isinstance(teacher, TeacherStates) else TeacherStates(teacher, dtype, keep=False)
-    device, head_t, options = next(hybrid.parameters()).device, states.teacher.get_output_embeddings().weight, head_options(states.teacher)
+    states, device = TeacherStates(teacher, dtype, keep=False) if isinstance(teacher, nn.Module) else teacher, next(hybrid.parameters()).device
     data = feed(corpus, batch_size, seq_len, tokens)
     hybrid.requires_grad_(True).train()
     fast = both_forms(hybrid); mine = {id(p) for p in fast.values()}
     rest = {n: p for n, p in hybrid.named_parameters() if id(p) not in mine}
     groups = [dict(name='attention', params=fast, lr=lr_attention), dict(name='rest', params=rest, lr=lr)]
     fingerprint = repr(dict(stage='elastic', ranking=ranking, counts=counts, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
-                            schedule=schedule, clip=clip, dtype=str(dtype), seed=seed))
+                            schedule=schedule, clip=clip, dtype=str(dtype), seed=seed))+states.identity
 
     def step_fn(batch):
         ids, now, total = batch['input_ids'].to(device), sandwich(counts, batch['number'], seed), 0.
-        want = states(batch['number'], batch['input_ids'])
+        want, docs = states(batch['number'], batch['input_ids'], batch.get('position_ids')), apart(batch.get('position_ids'), device)
         for k in now:
             hybrid.set_kept_layers(ranking[:k])
             with autocast(device, dtype):
-                got = hybrid.model(ids, use_cache=False).last_hidden_state
-                loss = chunked_kl(got, want, hybrid.get_output_embeddings().weight, head_t, chunk_size=chunk_size, **options)/len(now)
+                got = hybrid.model(ids, use_cache=False, **docs).last_hidden_state
+                loss = states.loss(got, want, hybrid.get_output_embeddings().weight, temperature=1., chunk_size=chunk_size)/len(now)
             loss.backward(); total = total+loss.detach()
         return total
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from ..core import DataError
-from ..models.hybrid import head_logits
+from ..models.hybrid import apart, head_logits
 from .logits import parameter_groups
 from .loop import LoopSettings, Metrics, autocast, feed, train
 
@@ -21,9 +21,11 @@ def next_token_loss(
     ids:Tensor, # `(B, T)`
     mask:Tensor|None=None, # `(B, T)`, True where a token is a target that counts
     chunk_size:int=512, # Tokens whose logits are held at once
+    position_ids:Tensor|None=None, # `(B, T)`, where documents are kept apart; a document's first token is then no target
 )->Tensor: # Scalar, nats per counted token
     "Cross-entropy of the next token without holding all logits"
-    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    if position_ids is not None: mask = (position_ids > 0) if mask is None else mask.bool() & (position_ids > 0)
+    hidden = model.model(ids, use_cache=False, **apart(position_ids, ids.device)).last_hidden_state[:, :-1].flatten(0, 1)
     want = ids[:, 1:].flatten()
     if mask is not None:
         keep = mask[:, 1:].flatten().bool()
@@ -58,8 +60,8 @@ def finetune(
                             schedule=schedule, warmup=warmup, clip=clip, dtype=str(dtype)))
 
     def step_fn(batch):
-        mask = batch.get('loss_mask')
-        with autocast(device, dtype): loss = next_token_loss(hybrid, batch['input_ids'].to(device), None if mask is None else mask.to(device))
+        mask, positions = (batch[k].to(device) if k in batch else None for k in ('loss_mask', 'position_ids'))
+        with autocast(device, dtype): loss = next_token_loss(hybrid, batch['input_ids'].to(device), mask, position_ids=positions)
         loss.backward()
         return loss.detach()
 

@@ -9,7 +9,7 @@ __all__ = ['parameter_groups', 'TeacherStates', 'distill']
 import torch
 from torch import Tensor, nn
 from ..core import TeacherError
-from ..models.hybrid import head_options
+from ..models.hybrid import apart, head_options
 from ..ops.loss import chunked_kl
 from .loop import LoopSettings, Metrics, autocast, feed, train
 
@@ -35,20 +35,27 @@ class TeacherStates:
         keep:bool=True, # False computes them anew each time and holds nothing
     ):
         self.teacher, self.dtype, self.keep, self.states = teacher, dtype, keep, {}
-        self.device = next(teacher.parameters()).device
+        self.device, self.identity = next(teacher.parameters()).device, ''
+        self.head = teacher.get_output_embeddings().weight
+        self.words = len(self.head)
 
     @torch.no_grad()
-    def __call__(self, number:int, ids:Tensor)->Tensor:
-        "States `(B, T, D)` of batch `number`"
-        if number in self.states and torch.equal(self.states[number][0], ids): return self.states[number][1]
-        with autocast(self.device, self.dtype): h = self.teacher.model(ids.to(self.device), use_cache=False).last_hidden_state
-        if self.keep: self.states[number] = ids, h
+    def __call__(self, number:int, ids:Tensor, position_ids:Tensor|None=None)->Tensor:
+        "States `(B, T, D)` of batch `number`; documents apart where positions say so"
+        read = ids if position_ids is None else torch.stack([ids, position_ids])
+        if number in self.states and torch.equal(self.states[number][0], read): return self.states[number][1]
+        with autocast(self.device, self.dtype): h = self.teacher.model(ids.to(self.device), use_cache=False, **apart(position_ids, self.device)).last_hidden_state
+        if self.keep: self.states[number] = read, h
         return h
+
+    def loss(self, hidden:Tensor, want:Tensor, head:Tensor, **how)->Tensor:
+        "KL of a student, given its hidden states and head, to the states `want`; `how` as for `chunked_kl`"
+        return chunked_kl(hidden, want, head, self.head, **how, **head_options(self.teacher))
 
 # %% ../../nbs/22_logits.ipynb #414336a0
 def distill(
     hybrid:nn.Module, # Changed in place, all of it
-    teacher:nn.Module, # Frozen; or a `TeacherStates` shared by several calls
+    teacher:nn.Module, # Frozen; or a `TeacherStates` shared by several calls, or a `CachedTeacher` (notebook 22b)
     corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
     *,
     tokens:int|None=None, # Budget; None uses the whole corpus once
@@ -68,22 +75,21 @@ def distill(
     show:bool|None=None, # Progress bar
 )->Metrics: # One record per step
     "Stage 2: full-vocabulary KL to the teacher (KL paper 2.2, RADLADS step 2)"
-    states = teacher if isinstance(teacher, TeacherStates) else TeacherStates(teacher, dtype, keep=False)
-    teacher, device = states.teacher, next(hybrid.parameters()).device
-    head_t = teacher.get_output_embeddings().weight
-    if len(head_t) != len(hybrid.get_output_embeddings().weight): raise TeacherError(f"teacher and hybrid have {len(head_t)} and {len(hybrid.get_output_embeddings().weight)} words; distil from a teacher with the same tokenizer")
+    states = TeacherStates(teacher, dtype, keep=False) if isinstance(teacher, nn.Module) else teacher
+    device, words = next(hybrid.parameters()).device, len(hybrid.get_output_embeddings().weight)
+    if states.words != words: raise TeacherError(f"teacher and hybrid have {states.words} and {words} words; distil from a teacher with the same tokenizer")
     data = feed(corpus, batch_size, seq_len, tokens)
     hybrid.requires_grad_(True).train()
-    groups, options = parameter_groups(hybrid, lr, lr_attention), head_options(teacher)
+    groups = parameter_groups(hybrid, lr, lr_attention)
     fingerprint = repr(dict(stage=stage, keep=hybrid.config.keep, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
-                            schedule=schedule, warmup=warmup, temperature=temperature, clip=clip, dtype=str(dtype)))
+                            schedule=schedule, warmup=warmup, temperature=temperature, clip=clip, dtype=str(dtype)))+states.identity
 
     def step_fn(batch):
         ids = batch['input_ids'].to(device)
-        want = states(batch['number'], batch['input_ids'])
+        want, docs = states(batch['number'], batch['input_ids'], batch.get('position_ids')), apart(batch.get('position_ids'), device)
         with autocast(device, dtype):
-            got = hybrid.model(ids, use_cache=False).last_hidden_state
-            loss = chunked_kl(got, want, hybrid.get_output_embeddings().weight, head_t, temperature=temperature, chunk_size=chunk_size, **options)
+            got = hybrid.model(ids, use_cache=False, **docs).last_hidden_state
+            loss = states.loss(got, want, hybrid.get_output_embeddings().weight, temperature=temperature, chunk_size=chunk_size)
         loss.backward()
         return loss.detach()
 
