@@ -6,10 +6,13 @@ from hypothesis import given, settings, strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from hybrid_tutorial.core import CheckpointError, ConfigError, DataError, ShapeError, TeacherError, assert_close
 from hybrid_tutorial.data import load_corpus
+from hybrid_tutorial.models.elastic import build_elastic
 from hybrid_tutorial.models.hybrid import build_hybrid, build_student
 from hybrid_tutorial.ops.loss import chunked_kl, dense_kl
+from hybrid_tutorial.selection.scores import score_layers
 from hybrid_tutorial.training import cached as module
 from hybrid_tutorial.training.cached import CachedTeacher, bucketed, bytes_per_token, cache_teacher, row_digests, teacher_words, topk_kl
+from hybrid_tutorial.training.elastic import distill_elastic
 from hybrid_tutorial.training.logits import distill
 
 from helpers import tiny_teacher, tokens
@@ -344,3 +347,46 @@ def test_resumed_stage_2_equals_one_run_and_keeps_its_teacher(teacher, hybrid, t
     with pytest.raises(CheckpointError, match='other settings'): run(hybrid, write(teacher, tmp_path/'c9', k=9), folder=tmp_path/'run')
     losses, weights = run(hybrid, c, folder=tmp_path/'run')
     assert losses == whole[0][5:] and torch.equal(weights, whole[1])
+
+
+# ---- scoring
+
+@pytest.mark.parametrize('method', ['kl', 'kl_removal', 'kl_greedy'])
+def test_scores_from_disk_with_all_words_are_the_scores(teacher, tmp_path, method):
+    student = build_student(teacher, verbose=False)
+    c = write(teacher, tmp_path/'c', k=V, kind='float32')
+    score = lambda **how: score_layers(student, teacher, DATA, method=method, tokens=160, dtype='float32', **how)
+    want, got = score(), score(answers=c)
+    for text in want.texts: assert_close(torch.tensor(got.texts[text]), torch.tensor(want.texts[text]), 1e-3)
+    assert got.ranking == want.ranking
+    few = score(answers=write(teacher, tmp_path/'few', k=8))
+    assert few.scores != want.scores and few.ranking[0] == want.ranking[0]
+
+def test_scoring_with_answers_asks_the_teacher_no_more(teacher, tmp_path):
+    "The base of `kl` is the student, so whole passes of the teacher are its answers and nothing else"
+    student, c, calls = build_student(teacher, verbose=False), write(teacher, tmp_path/'c'), []
+    handle = teacher.model.register_forward_hook(lambda *a: calls.append(1))
+    try:
+        score_layers(student, teacher, DATA, method='kl', tokens=160, dtype='float32', answers=c); assert not calls
+        score_layers(student, teacher, DATA, method='kl', tokens=160, dtype='float32'); assert calls
+    finally: handle.remove()
+
+def test_scoring_refuses_answers_it_cannot_use(teacher, tmp_path):
+    student, c = build_student(teacher, verbose=False), write(teacher, tmp_path/'c')
+    with pytest.raises(ConfigError, match='kl_removal'): score_layers(student, teacher, DATA, method='uniform', answers=c)
+    with pytest.raises(DataError, match='never read'): score_layers(student, teacher, [tokens(2, 16, seed=50)], answers=c, dtype='float32')
+
+def test_a_ledger_knows_whose_answers_it_holds(teacher, tmp_path):
+    student = build_student(teacher, verbose=False)
+    how = dict(method='kl', tokens=160, dtype='float32', out=tmp_path/'ledger.jsonl')
+    live, few = score_layers(student, teacher, DATA, **how), score_layers(student, teacher, DATA, answers=write(teacher, tmp_path/'c', k=4), **how)
+    assert few.cost['reused'] == 0 and few.scores != live.scores and score_layers(student, teacher, DATA, **how).cost['reused'] > 0
+
+
+def test_elastic_training_from_disk(teacher, tmp_path):
+    student, c = build_student(teacher, verbose=False), write(teacher, tmp_path/'c', k=V, kind='float32')
+    losses = []
+    for source in (teacher, c):
+        m = distill_elastic(build_elastic(student, teacher), source, DATA[:4], [1, 0], lr=1e-3, lr_attention=3e-3, dtype='float32')
+        losses.append(torch.tensor([r['loss'] for r in m.records]))
+    assert_close(losses[1], losses[0], 1e-4)

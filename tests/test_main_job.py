@@ -115,6 +115,20 @@ def test_keep_list_skips_scoring(folder, tmp_path):
     with pytest.raises(ConfigError, match='layers 0 to 3'): run(Recipe.tiny(teacher=str(folder), keep=(9,)), tmp_path/'k2', show=False)
 
 
+def test_one_hybrid_with_rows_of_its_own_in_each_stage(folder, tmp_path):
+    "What the published presets ask for: no baseline, a bfloat16 teacher, other row lengths in stages 1 and 3"
+    r = Recipe.tiny(teacher=str(folder), keep=(), baseline=None, teacher_dtype='bfloat16', align_seq_len=32, align_warmup=0, finetune_seq_len=128, finetune_tokens=512, sample_tokens=0, needles=0)
+    out = tmp_path/'b'
+    got = run(r, out, show=False)
+    assert set(got['models']) == {'teacher', 'all-linear', 'hybrid'}
+    steps = lambda stage: [json.loads(l) for l in (out/'metrics.jsonl').read_text().splitlines() if json.loads(l)['stage'] == stage]
+    assert steps('align')[0]['tokens'] == 2*32 and steps('distill-hybrid')[0]['tokens'] == 64 and steps('finetune')[0]['tokens'] == 128
+    assert steps('align')[0]['lr'] == r.align_lr                       # no warm-up
+    from safetensors.torch import load_file
+    assert {t.dtype for t in load_file(out/'model'/'model.safetensors').values()} == {torch.float32}
+    assert 'report' in (out/'report.html').read_text()
+
+
 def test_disk_full_while_saving_the_model_leaves_the_last_good(done, folder, tmp_path, monkeypatch):
     from hybrid_tutorial import recipe
     from hybrid_tutorial.models.hybrid import load_hybrid

@@ -115,7 +115,7 @@ def test_no_source_names_nbdev_at_run_time():
 
 
 def test_rooms_import_only_from_below():
-    order = ['core', 'fetch', 'ops', 'models', 'data', 'training', 'evaluation', 'selection', 'plots', 'report', 'recipe', 'cli']
+    order = ['core', 'fetch', 'ops', 'models', 'data', 'training', 'evaluation', 'selection', 'plots', 'report', 'recipe', 'plan', 'cli']
     allowed = {'data': {'core', 'fetch'}, 'ops': {'core'}, 'evaluation': {'core', 'fetch', 'ops', 'models', 'data'}}
     for f in (ROOT/'hybrid_tutorial').rglob('*.py'):
         room = f.relative_to(ROOT/'hybrid_tutorial').parts[0].removesuffix('.py')

@@ -249,8 +249,8 @@ def decode_work(
 )->dict: # "bytes" that a step must move, "flops" that it must do
     "The least work of one decode step"
     base, embed, head = base_config(model), model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = {p.data_ptr(): p for p in model.parameters()}
-    if embed.data_ptr() != head.data_ptr(): weights.pop(embed.data_ptr())        # only a few of its rows are read
+    weights = {id(p): p for p in model.parameters()}                # a plan's have no memory behind them
+    if embed is not head: weights.pop(id(embed))                    # only a few of its rows are read
     H, K = base.num_attention_heads, getattr(base, 'head_dim', None) or base.hidden_size//base.num_attention_heads
     item, kinds = head.element_size(), layer_kinds(model)
     if cache is None: cache = predicted_cache_bytes(model, context, batch=batch, itemsize=item)

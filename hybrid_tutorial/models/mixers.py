@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import ConfigError, ShapeError, unknown
-from .window import delayed, look_near
+from .window import look_near
 from ..ops.dispatch import attend, choose_backend
 
 # %% ../../nbs/12_mixers.ipynb #1257fb13
@@ -247,14 +247,11 @@ class LinearMixer(Mixer):
 
     def look_near(self, q, k, v, writes, cache, mask, doc_ids):
         "Softmax over the window, and the writes of what has left it"
-        s, T, flat = self.settings, q.shape[1], lambda y: y.unsqueeze(-1) if y.dim() == 3 else y
-        near, seen, old, place = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids, keep=s.window,
-                                           layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes if y is not v))
+        s, flat = self.settings, lambda y: y.unsqueeze(-1) if y.dim() == 3 else y
+        near, (old_v, *old) = look_near(q, k, v, s.window, s.sinks, scale=self.shape.scaling, softcap=self.shape.softcap, mask=mask, doc_ids=doc_ids,
+                                        layer=None if cache is None else cache.layers[self.layer_idx], more=tuple(flat(y) for y in writes if y is not v))
         old = iter(old)
-        old = [seen if y is v else next(old) for y in writes]           # values are stored once
-        hidden = delayed(place, T, s.window) > s.sinks                  # what window and sinks see is not written
-        if doc_ids is not None: hidden = hidden & (delayed(doc_ids[..., None]+2, T, s.window) == doc_ids[..., None]+2)[..., None]
-        old = [delayed(y, T, s.window)*hidden.to(y.dtype) for y in old]
+        old = [old_v if y is v else next(old) for y in writes]          # values are stored once
         return near, [y.squeeze(-1).to(want.dtype) if want.dim() == 3 else y.to(want.dtype) for y, want in zip(old, writes)]
 
 # %% ../../nbs/12_mixers.ipynb #76894832

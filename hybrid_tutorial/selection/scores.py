@@ -281,6 +281,7 @@ class Job:
     dtype:str = 'auto'
     ratio:float = 0.25       # for selectors that choose a set of a certain size, and for the monitor
     early_stop:bool = False
+    answers:object = None    # a `CachedTeacher` to compare with
     ledger:object = None
     meter:object = None
     bar:object = None
@@ -355,6 +356,7 @@ def score_layers(
     dtype:str='auto', # Autocast
     ratio:float=0.25, # Share of layers, for selectors that choose a set and for the monitor
     early_stop:bool=False, # Stop as soon as the monitor says that more would not change the choice
+    answers=None, # A `CachedTeacher` (notebook 22b) of the same text to compare with; selectors that measure sets of layers only
     out=None, # JSON lines: results as they arrive; a rerun goes on
     options:dict|None=None, # Settings of this selector, by name
     show:bool|None=None, # Progress bar
@@ -370,7 +372,8 @@ def score_layers(
     if not seeds: raise ConfigError("seeds is empty; give at least one, such as seeds=(0,)")
     if tokens < 1 or batch_size < 1: raise ConfigError(f"tokens and batch_size must be at least 1, got {tokens} and {batch_size}")
     if isinstance(ratio, bool) or not 0 < ratio <= 1: raise ConfigError(f"ratio is a share of the layers and lies in 0..1, got {ratio}; 25 % is 0.25")
-    job = Job(student, teacher, corpus, method, tokens, seeds, seq_len, weights, start, batch_size, dtype, ratio, early_stop)
+    if answers is not None and method not in ('kl_removal', 'kl', 'kl_greedy', 'kl_guided'): raise ConfigError(f"{method} does not compare with cached answers; use one of kl_removal, kl, kl_greedy, kl_guided, or leave answers out")
+    job = Job(student, teacher, corpus, method, tokens, seeds, seq_len, weights, start, batch_size, dtype, ratio, early_stop, answers)
     job.ledger, began = Ledger(out), time.time()
     with counting(teacher) as job.meter, Progress(f'score ({method})', 1, 'candidates', show) as job.bar: scores = fn(job, **options)
     scores.cost = job.meter.cost(job, began)

@@ -87,6 +87,7 @@ def job_digest(
     "What must be equal for a stored result to be used again"
     told = hashlib.sha256(repr((model_digest(job.given) if job.given is not None else '', model_digest(job.teacher), job.batch_size, str(job.dtype))).encode())
     for text, (ids, mask) in sorted(job.texts.items()): told.update(text.encode()+ids.cpu().contiguous().numpy().tobytes()+mask.cpu().contiguous().numpy().tobytes())
+    if job.answers is not None: told.update(job.answers.identity.encode())
     return told.hexdigest()[:16]
 
 # %% ../../nbs/30b_sets.ipynb #2ec2edbd
@@ -126,8 +127,9 @@ class Judge:
         texts:dict, # text: ids and mask, from `scoring_rows`
         batch_size:int=4, # Rows at a time
         dtype:str='auto', # Autocast
+        answers=None, # A `CachedTeacher` (notebook 22b) to compare with, in place of the teacher's own forward pass
     ):
-        self.teacher, self.dtype, self.device = teacher, dtype, next(teacher.parameters()).device
+        self.teacher, self.dtype, self.device, self.answers = teacher, dtype, next(teacher.parameters()).device, answers
         self.head, self.options = teacher.get_output_embeddings().weight, head_options(teacher)
         if self.options['softcap'] is not None: raise ConfigError("scoring compares through one linear head; a teacher that squashes its logits is not supported yet")
         split = {t: [Part(t, i.to(self.device), m[:, 1:].to(self.device)) for i, m in zip(ids.split(batch_size), mask.split(batch_size))] for t, (ids, mask) in texts.items()}
@@ -143,6 +145,7 @@ class Judge:
     @torch.no_grad()
     def ask(self, part)->KLTarget:
         "What the teacher says to a batch"
+        if part.target is None and self.answers is not None: part.target = self.answers.target(part.ids, part.keep, self.head)
         if part.target is None:
             with autocast(self.device, self.dtype):
                 part.states = self.pick(part, self.teacher.model(part.ids, use_cache=False).last_hidden_state)
@@ -153,7 +156,7 @@ class Judge:
     def kl(self, part, h:Tensor, head:Tensor|None=None)->list[float]:
         "KL to the teacher of each row; `head` if it is not the teacher's"
         target, h = self.ask(part), self.pick(part, h)
-        with autocast(self.device, self.dtype): return self.rows(part, target.kl(h) if head is None else self.other_kl(part, h, head))
+        with autocast(self.device, self.dtype): return self.rows(part, target.kl(h) if head is None else self.other_kl(part, h, head) if self.answers is None else target.kl(h, head))
 
     def other_kl(self, part, h, head, chunk=512):
         "KL of each token to a teacher with another head"
@@ -203,7 +206,7 @@ class KLSets:
         self.job, self.trunk = job, trunk if trunk is not None else job.student
         self.soft = [l.self_attn for l in job.teacher.model.layers]
         self.linear = [job.student.mixers[i] for i in range(job.layers)]
-        self.judge = judge or Judge(job.teacher, job.texts, job.batch_size, job.dtype)
+        self.judge = judge or Judge(job.teacher, job.texts, job.batch_size, job.dtype, job.answers)
         self.weights, self.run = job.weigh(job.texts), job_digest(job) if job.ledger.path else ''
         self.run += '' if self.trunk is job.student else ' teacher trunk'
 
@@ -310,7 +313,7 @@ def second_round(job, sets, scores):
     L, first = job.layers, scores.scores
     alive = sorted(scores.ranking[:L//2+1])
     texts = {t: (ids[:-(-len(ids)//2)], mask[:-(-len(ids)//2)]) for t, (ids, mask) in job.texts.items()}
-    half = KLSets(job, judge=Judge(job.teacher, texts, job.batch_size, job.dtype))
+    half = KLSets(job, judge=Judge(job.teacher, texts, job.batch_size, job.dtype, job.answers))
     half.run += f' first {[len(i) for i, _ in texts.values()]}'
     job.bar.update(job.bar.done, total=job.bar.total+sum(map(len, half.judge.batches))*len(alive))
     got = half.around(alive, alive)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'bucketed', 'topk_kl', 'bytes_per_token', 'model_digest', 'row_digests', 'likeliest', 'teacher_words',
-           'cache_teacher', 'CachedTeacher']
+           'cache_teacher', 'CachedTeacher', 'CachedTarget']
 
 # %% ../../nbs/22b_cached_teacher.ipynb #c4c4e004
 import hashlib, json, shutil
@@ -244,4 +244,24 @@ class CachedTeacher:
         if temperature != s['temperature']: raise ConfigError(f"the answers were cached at temperature {s['temperature']}, asked for {temperature}; the rest cannot be heated, so cache them again")
         return topk_kl(hidden, head, *(w.to(hidden.device) for w in want), temperature=temperature, softcap=s['softcap'], logit_scale=s['logit_scale'], **how)
 
+    def target(self,
+        ids:Tensor, # `(B, T)`
+        keep:Tensor, # `(B, T-1)`, True where token `t+1` counts
+        head:Tensor, # `(W, D)`, the teacher's
+    )->'CachedTarget': # For the tokens that count
+        "What scoring compares with (notebook 30b)"
+        return CachedTarget(self, [w[:, :-1][keep] for w in self(0, ids)], head)
+
     def __repr__(self): return f"CachedTeacher({self.tokens:,} tokens, {self.k} of {self.words:,} words, {bytes_per_token(self.k, self.words, self.settings['kind'])} bytes a token)"
+
+# %% ../../nbs/22b_cached_teacher.ipynb #c4c4e061
+class CachedTarget:
+    "A teacher's answers in the place of `KLTarget` (notebook 07)"
+    def __init__(self, cached:CachedTeacher, want:list, head:Tensor): self.cached, self.want, self.head = cached, want, head
+
+    def kl(self,
+        hidden:Tensor, # `(N, D)`: the student's hidden states at the same tokens
+        head:Tensor|None=None, # `(W, D)`, if it is not the teacher's
+    )->Tensor: # `(N,)`, nats
+        "KL divergence of each token, its lower bound"
+        return self.cached.loss(hidden, self.want, self.head if head is None else head, temperature=self.cached.settings['temperature'], reduction='none')
