@@ -1,7 +1,7 @@
 """Two processes over gloo: the numbers of one process, checkpoints that any number of processes can read, faults that do not hang.
 
 Tolerance, float32: losses and the whole model's weights to 1e-5 relative; gradient norms to 1e-4; each tensor to 1e-3 (Adam's first steps divide rounding errors by themselves)."""
-import os, signal, socket, subprocess, sys, time
+import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,15 @@ HERE = Path(__file__).parent
 
 def launch(job, folder, world=2, **env):
     "Start the processes as a launcher would; nobody watches them"
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    port = random.SystemRandom().randrange(20_000, 32_000)                              # below the ports that the system hands out
     make = lambda r: subprocess.Popen([sys.executable, HERE/'dist_worker.py', job, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                      env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', **(dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)) if world > 1 else {}), **env})
+                                      env={**os.environ, 'OMP_NUM_THREADS': '1', 'HYBRID_TUTORIAL_TIMEOUT': '5', 'CUDA_VISIBLE_DEVICES': '', **(dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port)) if world > 1 else {}), **env})
     return [make(r) for r in range(world)]
 
 
 def finish(procs, codes=0):
-    outs = [p.communicate(timeout=300)[0] for p in procs]
+    try: outs = [p.communicate(timeout=600)[0] for p in procs]
+    finally: [p.kill() for p in procs]
     if codes is not None: assert [p.returncode for p in procs] == [codes]*len(procs), '\n'.join(outs)
     return outs
 

@@ -328,8 +328,8 @@ def train(
             if at['step'] >= total_steps: break
             set_rates(optimizer, at['step'], total_steps, settings)
             loss = sum(float(step_fn(piece))*piece['share'] for piece in pieces(batch, e.rank, e.world, settings.accumulate, count))
-            loss, stopping, late = e.sum(loss, stop.is_set(), e.main and time.monotonic()-saved > settings.save_seconds)
             norm = gradient_norm(groups, settings.clip, stage, at['step'])
+            loss, stopping, late = e.sum(loss, stop.is_set(), e.main and time.monotonic()-saved > settings.save_seconds)
             good = math.isfinite(loss) and math.isfinite(norm)
             if good: optimizer.step()
             else: at['skipped'] += 1; bad_batch(batch, loss, norm, stage, at, settings.skip_bad, metrics, folder)
