@@ -9,7 +9,7 @@ __all__ = ['SCHEDULES', 'learning_rate', 'checkpoints', 'save_state', 'load_stat
            'gradient_norm', 'bad_batch', 'claim', 'try_save', 'explained', 'Feed', 'feed', 'autocast']
 
 # %% ../../nbs/20_loop.ipynb #4c340b85
-import contextlib, hashlib, importlib.metadata, json, math, platform, random, shlex, shutil, signal, sys, threading, time, warnings
+import contextlib, hashlib, importlib.metadata, importlib.util, json, math, os, platform, random, shlex, shutil, signal, sys, threading, time, warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,14 +217,13 @@ def open_trackers(
     project:str, # Name that they show
 ): # accelerate's `Accelerator`, which forwards to all of them
     "Start accelerate's trackers; wandb stays offline unless told otherwise"
-    import os
     from accelerate import Accelerator
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
     from accelerate.utils import LoggerType
     start()
+    known = [x.value for x in LoggerType if x.value != 'all']
     for n in names:
-        if n not in list(LoggerType): raise ConfigError(unknown('tracker', n, [str(x.value) for x in LoggerType if x != 'all']))
-        if not importlib.util.find_spec({'comet_ml': 'comet_ml'}.get(n, n)): raise ConfigError(f"the tracker {n!r} is not installed: pip install {n}; metrics.jsonl is written without any")
+        if n not in known: raise ConfigError(unknown('tracker', n, known))
+        if not importlib.util.find_spec(n): raise ConfigError(f"the tracker {n!r} is not installed: pip install {n}; metrics.jsonl is written without any")
     os.environ.setdefault('WANDB_MODE', 'offline')
     tracker = Accelerator(log_with=list(names), project_dir=str(folder), cpu=not torch.cuda.is_available())
     tracker.init_trackers(project)
