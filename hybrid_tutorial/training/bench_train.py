@@ -37,7 +37,7 @@ def bare_loop(hybrid, teacher, rows, chunk_size, dtype)->list[float]: # When eac
             loss = states.loss(got, want, hybrid.get_output_embeddings().weight, chunk_size=chunk_size)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.)
-        optimizer.step(); optimizer.zero_grad(set_to_none=True); float(loss)
+        optimizer.step(); optimizer.zero_grad(set_to_none=True); float(loss.detach())
         times.append(time.perf_counter())
     hybrid.requires_grad_(False).eval()
     return times
@@ -134,7 +134,7 @@ def _student_both_ways(hybrid, teacher, rows, chunk_size, dtype):
         with autocast(device, dtype):
             got = hybrid.model(ids.to(device), use_cache=False).last_hidden_state
             loss = states.loss(got, want, hybrid.get_output_embeddings().weight, chunk_size=chunk_size)
-        loss.backward(); float(loss)
+        loss.backward(); float(loss.detach())
         for p in hybrid.parameters(): p.grad = None
         times.append(time.perf_counter())
     return _median_gap(times)

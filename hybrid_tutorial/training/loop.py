@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'learning_rate', 'checkpoints', 'save_state', 'load_state', 'damage', 'flat', 'differences',
            'write_parts', 'read_parts', 'quiet', 'random_state', 'set_random_state', 'versions', 'Metrics',
            'open_trackers', 'Progress', 'stop_flag', 'LoopSettings', 'train', 'adamw', 'set_rates', 'pieces',
-           'gradient_norm', 'bad_batch', 'claim', 'try_save', 'explained', 'Feed', 'feed', 'autocast']
+           'gradient_norm', 'bad_batch', 'claim', 'try_save', 'same_command', 'explained', 'Feed', 'feed', 'autocast']
 
 # %% ../../nbs/20_loop.ipynb #4c340b85
 import contextlib, hashlib, importlib.metadata, importlib.util, json, math, os, platform, random, shlex, shutil, signal, sys, threading, time, warnings
@@ -339,7 +339,7 @@ def train(
             kept = 'nothing is saved, since no folder was given'
             if folder and (stopping or late and at['step'] < total_steps):
                 kept = try_save(folder, params, optimizer, dict(at, fingerprint=fingerprint, stage=stage), settings.keep, metrics); saved = time.monotonic()
-            if stopping: raise KeyboardInterrupt(f"stopped in {stage} after step {at['step']}; {kept}. To go on: {shlex.join(sys.argv)}")
+            if stopping: raise KeyboardInterrupt(f"stopped in {stage} after step {at['step']}; {kept}. To go on: {same_command()}")
     if at['step'] < total_steps: raise TrainingError(f"{stage}: the data ended after {at['step']} of {total_steps} steps; ask for fewer tokens or give more text")
     return metrics
 
@@ -425,6 +425,13 @@ def try_save(folder, params, optimizer, info, keep, metrics)->str: # What is on 
         metrics.add(stage='events', of=info['stage'], at=info['step'], event='save failed', reason=str(e))
         return str(e)
     return f"saved in {folder}"
+
+def same_command()->str:
+    "What to type to go on"
+    if 'ipykernel' in sys.argv[0]: return 'run this cell again'
+    script = sys.argv[0].endswith('.py')
+    launcher = f'torchrun --nproc-per-node {start().world} ' if start().world > 1 else 'python ' if script else ''
+    return launcher+shlex.join([sys.argv[0] if script else Path(sys.argv[0]).name, *sys.argv[1:]])
 
 @contextlib.contextmanager
 def explained(stage):
