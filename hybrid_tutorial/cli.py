@@ -360,6 +360,9 @@ def make_parser()->argparse.ArgumentParser: # With all commands
     from hybrid_tutorial.selection.bench import bench_arguments, bench_selection_cli
     text = 'layer scoring against passes without reuse and against training steps, about 10 minutes on 1 CPU core'
     bench_arguments(kinds.add_parser('selection', help=text, description=text)).set_defaults(fn=bench_selection_cli)
+    from hybrid_tutorial.training.bench_train import bench_train_cli, train_arguments
+    text = 'stage 2 against its limit, a bare loop and a naive one, and what a checkpoint costs'
+    train_arguments(kinds.add_parser('train', help=text, description=text)).set_defaults(fn=bench_train_cli)
     from hybrid_tutorial.selection.study import study_arguments, study_cli
     study_arguments(command('study', study_cli, 'compare selectors: score, choose, distil, measure; hours, resumable'))
     command('doctor', cmd_doctor, 'what this machine has, what will be used and why, what is missing')

@@ -190,7 +190,7 @@ def file_lock(
 ):
     "Hold a lock between processes on this machine"
     import fcntl
-    path, start = Path(path), time.time()
+    path, start = Path(path), time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
     try: f = open(path, 'w')
     except OSError as e: raise ConfigError(f"cannot write {path} ({e}); use a folder that you may write to (for the cache: set HYBRID_TUTORIAL_CACHE)") from e
@@ -198,7 +198,7 @@ def file_lock(
         while True:
             try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB); break
             except OSError:
-                if time.time()-start > timeout: raise CheckpointError(f"{path} is held by another process for {timeout:.0f} s; stop it or wait")
+                if time.monotonic()-start > timeout: raise CheckpointError(f"{path} is held by another process for {timeout:.0f} s; stop it or wait")
                 time.sleep(0.1)
         try: yield
         finally: fcntl.flock(f, fcntl.LOCK_UN)

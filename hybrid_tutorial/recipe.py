@@ -194,10 +194,10 @@ class RunFolder:
         "Result of a stage: from its file, or by doing the work now"
         file = self.stages/f'{name}.json'
         if file.exists(): return _read(file)['result']
-        start = time.time()
+        start = time.monotonic()
         result = work()
         spent = next((r['seconds'] for r in reversed(self.metrics.records) if r.get('stage') == name), 0.)
-        with atomic_file(file) as tmp: tmp.write_text(json.dumps(dict(result=result, seconds=round(max(time.time()-start, spent), 2), tokens=tokens, peak_bytes=peak_memory())))
+        with atomic_file(file) as tmp: tmp.write_text(json.dumps(dict(result=result, seconds=round(max(time.monotonic()-start, spent), 2), tokens=tokens, peak_bytes=peak_memory())))
         shutil.rmtree(self.stages/name, ignore_errors=True)       # its checkpoint has done its work
         return result
 
@@ -237,8 +237,8 @@ class Conversion:
         ids = next(iter(self.text(0).batches(self.r.align_batch)))['input_ids'].to(self.teacher.device)
         with torch.no_grad(), autocast(self.teacher.device, self.r.dtype):
             self.teacher(ids[:1, :64], use_cache=False)
-            start = time.time(); self.teacher(ids, use_cache=False)
-        return ids.numel()/(time.time()-start)
+            start = time.monotonic(); self.teacher(ids, use_cache=False)
+        return ids.numel()/(time.monotonic()-start)
 
     def align(self):
         "Stages 0 and 1: the all-linear student"
@@ -374,7 +374,7 @@ def run(
     except CheckpointError as e: raise CheckpointError(f"another process is running in {folder.path}; wait for it, or use another --out") from e
     with lock:
         folder.claim()
-        began = time.time()
+        began = time.monotonic()
         job = Conversion(recipe, folder, show)
         speed = folder.stage('teacher-speed', job.teacher_speed)
         job.align(); job.score(); keep = job.choose()
@@ -386,7 +386,7 @@ def run(
         with atomic_file(folder.path/'model'/'README.md') as tmp: tmp.write_text(model_card(result, job))
         write_report(result, folder.path/'report.html')
         total = sum(t['seconds'] for t in folder.timing().values())
-        job.say(f"{folder.path/'report.html'}  (all stages: {total:.0f} s; this call: {time.time()-began:.0f} s; peak memory {peak_memory()/2**30:.1f} GiB)")
+        job.say(f"{folder.path/'report.html'}  (all stages: {total:.0f} s; this call: {time.monotonic()-began:.0f} s; peak memory {peak_memory()/2**30:.1f} GiB)")
         return result
 
 # %% ../nbs/60_main_job.ipynb #fa3a9689

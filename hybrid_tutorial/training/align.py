@@ -9,6 +9,7 @@ __all__ = ['PIECE', 'listen', 'TeacherActivations', 'alignment_loss', 'Carry', '
 
 # %% ../../nbs/21_align.ipynb #ee0d38a7
 import contextlib, hashlib, json, math, shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 import torch
@@ -18,7 +19,8 @@ from ..core import CheckpointError, ConfigError, DataError, atomic_file, unknown
 from ..models.hybrid import HybridForCausalLM, apart
 from ..models.mixers import make_mixer, read_shape
 from ..models.transfer import transfer
-from .loop import LoopSettings, Metrics, autocast, feed, train
+from .engine import bring_back, split_frozen, spread, where
+from .loop import LoopSettings, Metrics, autocast, checkpoints, feed, train
 
 # %% ../../nbs/21_align.ipynb #76551e6e
 @contextlib.contextmanager
@@ -44,8 +46,8 @@ class TeacherActivations:
         folder=None, # Where batches are kept; None keeps nothing
         dtype:str='auto', # Autocast of the forward passes
     ):
-        self.teacher, self.folder, self.dtype = teacher, Path(folder) if folder else None, dtype
-        self.device, self.kind = next(teacher.parameters()).device, next(teacher.parameters()).dtype
+        self.teacher, self.folder, self.dtype = split_frozen(teacher), Path(folder) if folder else None, dtype
+        self.device, self.kind = where(teacher), next(teacher.parameters()).dtype
         if self.folder: self._claim()
 
     def _claim(self):
@@ -289,24 +291,26 @@ def align(
     clip:float=1., # Largest gradient norm, per layer
     dtype:str='auto', # Autocast
     activations:TeacherActivations|None=None, # Where the teacher's answers come from; the teacher itself if None
+    loop:LoopSettings=LoopSettings(), # Pieces, saves, weight decay; rates and schedule are taken from above
     metrics:Metrics|None=None, # Where records go
     folder=None, # Checkpoints; a rerun resumes
     show:bool|None=None, # Progress bar
 )->Metrics: # One record per step
     "Stage 1: align every mixer with its teacher layer (KL paper 2.2, RADLADS step 1)"
-    device, mixers = next(teacher.parameters()).device, student.mixers
+    device, mixers = where(student), student.mixers
     if not mixers: raise ConfigError("the student has no linear layer to align")
     data = feed(corpus, batch_size, seq_len, tokens)
     student.requires_grad_(False)
     for m in mixers.values(): m.requires_grad_(True)
     per_batch = next(iter(data.get(0)))['input_ids'].numel()
     first = min(calibrate_tokens//per_batch, data.steps-1)
-    fingerprint = repr(dict(stage='align', mixer=student.config.mixer, settings=student.config.mixer_settings, data=data.identity, lr=lr, schedule=schedule, warmup=warmup, loss=loss, calibrate=calibrate_tokens, clip=clip, dtype=str(dtype)))
-    fresh = folder is None or not Path(folder).exists()
+    fingerprint = dict(stage='align', mixer=student.config.mixer, settings=student.config.mixer_settings, data=data.identity, lr=lr, schedule=schedule, warmup=warmup, loss=loss, calibrate=calibrate_tokens, clip=clip, dtype=str(dtype), weight_decay=loop.weight_decay)
+    source = activations or TeacherActivations(teacher, dtype=dtype)
+    fresh = folder is None or not checkpoints(folder)
     if fresh and getattr(next(iter(mixers.values())).settings, 'decay', '') == 'teacher': decays_from_teacher(student, teacher, islice(data.get(0), 1), dtype=dtype)
-    if first and fresh: calibrate(student, teacher, islice(data.get(0), first), dtype=dtype, activations=activations)
+    if first and fresh: calibrate(student, teacher, islice(data.get(0), first), dtype=dtype, activations=source)
 
-    carry, source = Carry(student, teacher), activations or TeacherActivations(teacher, dtype=dtype)
+    carry, work = Carry(student, source.teacher), {i: spread(m, lambda m, x, pos, y, box, docs: alignment_loss(y, m(x, pos, carry=box, doc_ids=docs)[0], loss)) for i, m in mixers.items()}
     def step_fn(batch):
         losses, docs = [], apart(batch.get('position_ids'), device).get('doc_ids')
         def visit(i, x, pos, y):
@@ -316,16 +320,16 @@ def align(
             for n in range(0, len(x), rows):                           # a piece's temporaries stay in the processor's cache
                 part = lambda z: z[n:n+rows] if z is not None and len(z) == len(x) else z
                 with torch.enable_grad():
-                    l = alignment_loss(part(y), mixers[i](part(x), tuple(map(part, pos)), carry=box, doc_ids=part(docs))[0], loss)*(len(part(x))/len(x))
-                    with torch.autocast(device.type, enabled=False): l.backward()
+                    l = work[i][1](part(x), tuple(map(part, pos)), part(y), box, part(docs))*(len(part(x))/len(x))
+                    with torch.autocast(device.type, enabled=False): (l*batch['weight']).backward()
                 total += float(l.detach())
-            torch.nn.utils.clip_grad_norm_(mixers[i].parameters(), clip)
             losses.append(total)
         source.show(batch['input_ids'], visit, batch.get('position_ids'))
         return sum(losses)/len(losses)
 
-    groups = [dict(params={f'{i}.{n}': p for i, m in mixers.items() for n, p in m.named_parameters()})]
-    metrics = train(step_fn, groups, lambda s: data.get(first+s), data.steps-first, LoopSettings(lr=lr, schedule=schedule, warmup=warmup, clip=None),
+    groups = [dict(params={f'{i}.{n}': p for n, p in m.named_parameters()}, clip=clip) for i, (m, _) in work.items()]
+    metrics = train(step_fn, groups, lambda s: data.get(first+s), data.steps-first, replace(loop, lr=lr, schedule=schedule, warmup=warmup, clip=None),
                     stage='align', metrics=metrics, folder=folder, fingerprint=fingerprint, show=show)
+    for i, (m, _) in work.items(): bring_back(mixers[i], m)
     student.requires_grad_(False)
     return metrics

@@ -7,12 +7,14 @@ __all__ = ['sandwich', 'distill_elastic']
 
 # %% ../../nbs/23b_train_elastic.ipynb #da212787
 import random
+from dataclasses import replace
 import torch
 from torch import nn
 from ..core import ConfigError
 from ..models.elastic import both_forms
 from ..models.hybrid import apart
-from .logits import TeacherStates
+from .engine import where
+from .logits import TeacherStates, training
 from .loop import LoopSettings, Metrics, autocast, feed, train
 
 # %% ../../nbs/23b_train_elastic.ipynb #54f2e583
@@ -53,26 +55,33 @@ def distill_elastic(
     counts = sorted(set(range(L+1) if counts is None else counts))
     if not counts or not 0 <= counts[0] <= counts[-1] <= L: raise ConfigError(f"counts are numbers of layers in 0..{L}, got {counts}")
     if len(set(ranking)) != len(ranking) or len(ranking) < counts[-1] or not set(ranking) <= set(range(L)): raise ConfigError(f"a ranking lists layers of 0..{L-1}, each once and at least {counts[-1]} of them, got {ranking}")
-    states, device = TeacherStates(teacher, dtype, keep=False) if isinstance(teacher, nn.Module) else teacher, next(hybrid.parameters()).device
+    states, device = TeacherStates(teacher, dtype, keep=False) if isinstance(teacher, nn.Module) else teacher, where(hybrid)
     data = feed(corpus, batch_size, seq_len, tokens)
-    hybrid.requires_grad_(True).train()
-    fast = both_forms(hybrid); mine = {id(p) for p in fast.values()}
-    rest = {n: p for n, p in hybrid.named_parameters() if id(p) not in mine}
-    groups = [dict(name='attention', params=fast, lr=lr_attention), dict(name='rest', params=rest, lr=lr)]
-    fingerprint = repr(dict(stage='elastic', ranking=ranking, counts=counts, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, lr=lr, lr_attention=lr_attention,
-                            schedule=schedule, clip=clip, dtype=str(dtype), seed=seed))+states.identity
+    fingerprint = dict(stage='elastic', ranking=ranking, counts=counts, mixer=hybrid.config.mixer, settings=hybrid.config.mixer_settings, data=data.identity, teacher=states.identity, lr=lr, lr_attention=lr_attention,
+                       schedule=schedule, clip=clip, dtype=str(dtype), seed=seed)
 
-    def step_fn(batch):
-        ids, now, total = batch['input_ids'].to(device), sandwich(counts, batch['number'], seed), 0.
-        want, docs = states(batch['number'], batch['input_ids'], batch.get('position_ids')), apart(batch.get('position_ids'), device)
-        for k in now:
-            hybrid.set_kept_layers(ranking[:k])
-            with autocast(device, dtype):
-                got = hybrid.model(ids, use_cache=False, **docs).last_hidden_state
-                loss = states.loss(got, want, hybrid.get_output_embeddings().weight, temperature=1., chunk_size=chunk_size)/len(now)
-            loss.backward(); total = total+loss.detach()
-        return total
+    def kl(model, ids, want, docs):
+        with autocast(device, dtype):
+            got = model.model(ids, use_cache=False, **docs).last_hidden_state
+            return states.loss(got, want, model.get_output_embeddings().weight, temperature=1., chunk_size=chunk_size)
 
-    numbered = lambda start: ({**b, 'number': i} for i, b in enumerate(data.get(start), start))
-    try: return train(step_fn, groups, numbered, data.steps, LoopSettings(lr=lr, schedule=schedule, clip=clip), stage='elastic', metrics=metrics, folder=folder, fingerprint=fingerprint, show=show)
-    finally: hybrid.requires_grad_(False).eval(); hybrid.set_kept_layers(ranking[:counts[-1]])
+    try:
+        with training(hybrid, kl) as (work, objective):
+            fast = both_forms(work); mine = {id(p) for p in fast.values()}
+            rest = {n: p for n, p in work.named_parameters() if id(p) not in mine}
+            groups = [dict(name='attention', params=fast, lr=lr_attention), dict(name='rest', params=rest, lr=lr)]
+
+            def step_fn(batch):
+                ids, now, total = batch['input_ids'].to(device), sandwich(counts, batch['number'], seed), 0.
+                want, docs = states(batch['number'], batch['input_ids'], batch.get('position_ids')), apart(batch.get('position_ids'), device)
+                for k in now:
+                    work.set_kept_layers(ranking[:k])
+                    loss = objective(ids, want, docs)/len(now)
+                    (loss*batch['weight']).backward(); total = total+loss.detach()
+                return total
+
+            numbered = lambda start: ({**b, 'number': i} for i, b in enumerate(data.get(start), start))
+            got = train(step_fn, groups, numbered, data.steps, LoopSettings(lr=lr, schedule=schedule, clip=clip), stage='elastic', metrics=metrics, folder=folder, fingerprint=fingerprint, show=show)
+            for m in (work, hybrid): m.set_kept_layers(ranking[:counts[-1]])
+            return got
+    finally: hybrid.set_kept_layers(ranking[:counts[-1]])
