@@ -14,6 +14,7 @@ setup(
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
     long_description_content_type='text/markdown',
     packages=find_packages(include=[c['lib_path'], c['lib_path'] + '.*']),
+    package_data={c['lib_path']: ['py.typed', '*.pyi', '**/*.json']},
     python_requires='>=' + c['min_python'], install_requires=c['requirements'].split(),
     extras_require={'gpu': gpu, 'eval': tasks, 'dev': gpu + tasks + dev, 'docs': docs + tasks + dev},
     entry_points={'console_scripts': c['console_scripts'].split(),

@@ -59,11 +59,13 @@ def plain(text:str)->str:
     return re.split(r'(?<=[.?!])\s', ' '.join(text.split()))[0][:240]
 
 def alt_text(cells, i:int)->str:
-    "Words for a figure: what the text after it says it shows, with its section's heading"
+    "Words for a figure: its section, its title, and what the text after it says it shows"
+    source = ''.join(cells[i]['source'])
     head = next((plain(''.join(c['source']).splitlines()[0]) for c in reversed(cells[:i]) if c['cell_type'] == 'markdown' and ''.join(c['source']).startswith('#')), '')
+    title = next((t for _, t in re.findall(r'(?:title=|suptitle\(|set_title\()(["\'])(.+?)\1', source) if '{' not in t), '')
     after = next((''.join(c['source']) for c in cells[i+1:i+2] if c['cell_type'] == 'markdown'), '')
-    said = '' if after.startswith('#') else plain(after)
-    return f'Figure, {head}: {said}' if said else f'Figure of the section "{head}"'
+    parts = [f'Figure: {head}', title, '' if after.startswith(('#', '|')) else plain(after)]
+    return '. '.join(p.rstrip('.') for p in parts if p)
 
 def linked(text:str, numbers:dict, own:str)->str:
     "\"notebook 30\" as a link, outside code, math and links"
@@ -150,6 +152,8 @@ def main():
     shutil.copy(mathjax(), out/'_static'/'mathjax.js')
     for title, places in ROOMS.items(): (out/'api'/f'{room_file(title)}.md').write_text(api_page(title, places))
     (out/'api'/'index.md').write_text('# API reference\n\nFrom the comments in the signatures: shapes by the letters of [notation](../notation.md), units, and what is raised when something is wrong.\n\n'+toctree([room_file(t) for t in ROOMS]))
+    guide = out/'teaching'/'index.md'
+    guide.write_text(guide.read_text()+'\n'+toctree(['misconceptions', 'figures', 'assignment'], hidden=True))
     (out/'index.md').write_text((out/'index.md').read_text()+'\n'+toctree([f'course/part_{p}' for p in PARTS], 'The course', 2, hidden=True)
         +toctree([f'how/{p.stem}' for p in how_tos()], 'How to', hidden=True)+toctree(['teaching/index'], 'Teaching', 2, hidden=True)
         +toctree(['results', 'notation', 'faq', 'api/index'], 'Reference', 2, hidden=True))

@@ -28,7 +28,7 @@ def shown(page):
 
 
 def blocks(page, language):
-    return re.findall(rf'^```{language}\n(.*?)^```', shown(page), re.S | re.M)
+    return re.findall(rf'^ *```{language}\n(.*?)^ *```', shown(page), re.S | re.M)
 
 
 @pytest.fixture(scope='session')
@@ -75,7 +75,8 @@ def test_commands_parse(page):
         if words[:1] == ['hybrid-distill']: make_parser().parse_args(words[1:])
         elif words[:1] == ['make']: subprocess.run(['make', '-n', *words[1:]], cwd=ROOT, check=True, capture_output=True)
         elif words[:1] == ['python']: assert (ROOT/words[1]).exists(), line
-        elif words and words[0] not in ('pytest', 'nbdev_export', 'nbdev_clean', '.', 'pip', 'git', 'apt-get'): pytest.fail(f'what does this command do? {line}')
+        elif words[:1] == ['pytest']: assert all((ROOT/w).exists() for w in words[1:] if w.endswith('.py')), line
+        elif words and words[0] not in ( 'nbdev_export', 'nbdev_clean', '.', 'pip', 'git', 'apt-get'): pytest.fail(f'what does this command do? {line}')
 
 
 def test_inline_commands_parse():
