@@ -41,8 +41,9 @@ def table_of(file:str, start:str)->str:
     raise ValueError(f'{file} has no table that starts with {start!r}; mend the page that asks for it')
 
 def present(text:str)->str:
-    "A page without the parts that wait for a file of the package that is not there"
-    return re.sub(r'^<!-- if (\S+) -->\n(.*?)^<!-- end -->\n?', lambda m: m[2] if (ROOT/m[1]).exists() else '', text, flags=re.S | re.M)
+    "A page without the parts that wait for a file of the package (`if`), or that end with it (`unless`)"
+    keep = lambda m: m[3] if (ROOT/m[2]).exists() == (m[1] == 'if') else ''
+    return re.sub(r'^<!-- (if|unless) (\S+) -->\n(.*?)^<!-- end -->\n?', keep, text, flags=re.S | re.M)
 
 def fill(text:str)->str:
     "A page with the tables that it takes from README and notebooks"

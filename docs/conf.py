@@ -1,5 +1,5 @@
 "Sphinx settings; `docs/build.py` prepares `docs/_pages` and runs the build"
-import inspect, sys, textwrap
+import inspect, re, sys, textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -41,13 +41,19 @@ def add_docments(app, what, name, obj, options, lines):
 
 
 def rst(text:str)->str:
-    "Markdown's code marks as reStructuredText's, on one line"
-    return ' '.join(str(text).split()).replace('*', r'\*').replace('|', r'\|').replace('`', '``').replace('````', '``')
+    "One line of Markdown as reStructuredText: code between single marks, everything else as it is"
+    pieces = ' '.join(str(text).split()).split('`')
+    if len(pieces) % 2 == 0: pieces = [''.join(pieces)]                     # a mark without its partner
+    out = ''
+    for i, p in enumerate(pieces):
+        if i % 2 == 0: out += ('\\ ' if i and p[:1].isalnum() else '')+re.sub(r'([\\*|_])', r'\\\1', p)
+        elif p.strip(): out += ('\\ ' if out[-1:].isalnum() else '')+f'``{p.strip()}``'
+    return out
 
 
 def markdown_docstring(app, what, name, obj, options, lines):
-    "Docstrings are written with Markdown's single marks"
-    lines[:] = [l.replace('`', '``') if '``' not in l and ':`' not in l else l for l in lines]
+    "Our docstrings are written with Markdown's single marks; those that come from elsewhere stay as they are"
+    if getattr(obj, '__module__', '').startswith('hybrid_tutorial') and not any('``' in l or ':`' in l or '::' in l for l in lines): lines[:] = [rst(l) if l.strip() else l for l in lines]
 
 
 def setup(app):

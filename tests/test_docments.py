@@ -1,5 +1,5 @@
 "Every public name says what it is: a docstring, and a comment for each parameter and for what is returned"
-import ast
+import ast, re
 from pathlib import Path
 
 import pytest
@@ -37,8 +37,8 @@ def undocumented(fn, lines, name):
     commented = lambda n: '#' in lines[n-1] or lines[n-2].strip().startswith('#')
     for a in args:
         if sum(b.lineno == a.lineno for b in args) > 1 or not commented(a.lineno): yield f'{name}: {a.arg}'
-    signature_end = fn.body[0].lineno-1 if fn.body[0].lineno > fn.lineno else fn.lineno
-    if returns_something(fn) and not (fn.returns and '#' in lines[max(fn.returns.end_lineno, fn.lineno)-1]) and '#' not in lines[signature_end-1].rpartition(')')[2]:
+    last = lines[max(fn.body[0].lineno-1, fn.lineno)-1]
+    if returns_something(fn) and not (fn.returns and '#' in lines[fn.returns.end_lineno-1]) and not re.search(r'\)\s*(->[^#]*)?:\s*#', last):
         yield f'{name}: what it returns'
 
 

@@ -157,8 +157,9 @@ def test_the_start_figure_is_what_its_script_draws():
 
 
 def test_parts_that_wait_for_a_module_are_left_out():
-    page = 'a\n<!-- if hybrid_tutorial/core.py -->\nb\n<!-- end -->\n<!-- if hybrid_tutorial/none.py -->\nc\n<!-- end -->\nd'
-    assert build.present(page).split() == ['a', 'b', 'd']
+    core, none = 'hybrid_tutorial/core.py', 'hybrid_tutorial/none.py'
+    page = 'a\n'+''.join(f'<!-- {word} {file} -->\n{word}-{Path(file).stem}\n<!-- end -->\n' for word in ('if', 'unless') for file in (core, none))+'z'
+    assert build.present(page).split() == ['a', 'if-core', 'unless-none', 'z']
 
 
 def test_nothing_that_a_contributor_is_told_to_open_is_missing():
