@@ -1,5 +1,5 @@
 "Build the site: `python docs/build.py` -> docs/_build/html (needs the extra [docs]; nothing is fetched)"
-import ast, importlib.util, json, os, re, shutil, subprocess, sys
+import ast, importlib.util, json, re, shutil, subprocess, sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -139,7 +139,7 @@ def errors_of(source:str)->list[tuple[str, str]]: # Type, message with `...` for
 
 
 def main():
-    out = DOCS/'_pages'
+    out = DOCS/'_pages.new'
     shutil.rmtree(out, ignore_errors=True)
     for d in ('course', 'api', '_static'): (out/d).mkdir(parents=True)
     nbs = notebooks()
@@ -147,7 +147,7 @@ def main():
     for p in nbs: course_page(p, out/'course'/p.name, numbers)
     for part in PARTS: (out/'course'/f'part_{part}.md').write_text(part_page(part, [p for p in nbs if part_of(p.stem) == part]))
     for p in sorted(DOCS.rglob('*.md')):
-        if not {'_pages', '_build', '_static'} & set(p.relative_to(DOCS).parts): markdown_page(p, out/p.relative_to(DOCS))
+        if not {'_pages', '_pages.new', '_build'} & set(p.relative_to(DOCS).parts): markdown_page(p, out/p.relative_to(DOCS))
     for p in [*DOCS.glob('*.png'), *DOCS.glob('*.svg'), DOCS/'conf.py', DOCS/'build.py']: shutil.copy(p, out)
     shutil.copy(DOCS/'site.css', out/'_static'/'site.css')
     shutil.copy(mathjax(), out/'_static'/'mathjax.js')
@@ -158,7 +158,18 @@ def main():
     (out/'index.md').write_text((out/'index.md').read_text()+'\n'+toctree([f'course/part_{p}' for p in PARTS], 'The course', 2, hidden=True)
         +toctree([f'how/{p.stem}' for p in how_tos()], 'How to', hidden=True)+toctree(['teaching/index'], 'Teaching', 2, hidden=True)
         +toctree(['results', 'notation', 'faq', 'api/index'], 'Reference', 2, hidden=True))
-    return subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', str(out), str(DOCS/'_build'/'html')], env=dict(os.environ, HYBRID_TUTORIAL_DOCS='1')).returncode
+    pages = DOCS/'_pages'
+    replace_changed(out, pages)
+    return subprocess.run([sys.executable, '-m', 'sphinx', '-q', '-b', 'html', str(pages), str(DOCS/'_build'/'html')]).returncode
+
+def replace_changed(new:Path, old:Path):
+    "Make `old` equal to `new`; files that are the same stay, so that Sphinx reads only what changed"
+    for f in [f for f in old.rglob('*') if f.is_file() and not (new/f.relative_to(old)).is_file()]: f.unlink()
+    for f in [f for f in new.rglob('*') if f.is_file()]:
+        to = old/f.relative_to(new)
+        if to.exists() and to.read_bytes() == f.read_bytes(): continue
+        to.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(f, to)
+    shutil.rmtree(new)
 
 def how_tos():
     "How-to pages in the order in which people need them"

@@ -22,7 +22,8 @@ myst_heading_anchors = 3
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
 autodoc_member_order = 'bysource'
-suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type']
+autodoc_inherit_docstrings = False
+suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'ref.python']   # several classes have a field of one name
 
 
 def add_docments(app, what, name, obj, options, lines):

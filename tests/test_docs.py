@@ -18,7 +18,7 @@ DOCS = ROOT/'docs'
 sys.path.insert(0, str(DOCS))
 import build, figures
 
-PAGES = sorted(p for p in DOCS.rglob('*.md') if not {'_pages', '_build'} & set(p.parts))
+PAGES = sorted(p for p in DOCS.rglob('*.md') if not {'_pages', '_pages.new', '_build'} & set(p.parts))
 label = lambda p: str(p.relative_to(DOCS))
 
 
@@ -160,6 +160,16 @@ def test_parts_that_wait_for_a_module_are_left_out():
     core, none = 'hybrid_tutorial/core.py', 'hybrid_tutorial/none.py'
     page = 'a\n'+''.join(f'<!-- {word} {file} -->\n{word}-{Path(file).stem}\n<!-- end -->\n' for word in ('if', 'unless') for file in (core, none))+'z'
     assert build.present(page).split() == ['a', 'if-core', 'unless-none', 'z']
+
+
+def test_pages_that_did_not_change_are_left_alone(tmp_path):
+    new, old = tmp_path/'new', tmp_path/'old'
+    for d in (new/'a', old/'a'): d.mkdir(parents=True)
+    for f, text in ((new/'a'/'same', '1'), (old/'a'/'same', '1'), (new/'changed', '2'), (old/'changed', '1'), (old/'gone', '1'), (new/'fresh', '1')): f.write_text(text)
+    before = (old/'a'/'same').stat().st_mtime_ns
+    build.replace_changed(new, old)
+    assert {str(f.relative_to(old)): f.read_text() for f in old.rglob('*') if f.is_file()} == {'a/same': '1', 'changed': '2', 'fresh': '1'}
+    assert (old/'a'/'same').stat().st_mtime_ns == before and not new.exists()
 
 
 def test_nothing_that_a_contributor_is_told_to_open_is_missing():
