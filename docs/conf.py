@@ -9,6 +9,8 @@ from build import errors_of
 project = 'hybrid_tutorial'
 html_title = 'hybrid_tutorial'
 html_theme = 'sphinx_book_theme'
+html_favicon = 'favicon.svg'
+html_context = dict(default_mode='auto')          # light or dark as the reader's system is, until they choose
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_theme_options = dict(show_navbar_depth=1, max_navbar_depth=2, show_toc_level=2, use_download_button=True, use_fullscreen_button=False, navigation_with_keys=False)

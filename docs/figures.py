@@ -1,4 +1,4 @@
-"Draw the start page's figure: `python docs/figures.py` -> docs/hybrid.svg"
+"Draw the start page's figure and the site's icon: `python docs/figures.py` -> docs/hybrid.svg, docs/favicon.svg"
 from pathlib import Path
 
 SOFT, LINEAR, INK, PAPER = '#d95f02', '#1b6ca8', '#1a1a1a', '#ffffff'
@@ -32,5 +32,11 @@ def figure()->str:
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 470" role="img" aria-label="{title}" font-family="Helvetica, Arial, sans-serif">'
             f'<title>{title}</title><rect width="780" height="470" rx="10" fill="{PAPER}"/>'+'\n'.join(parts)+'</svg>\n')
 
+def icon()->str:
+    "Three layers, one of them softmax"
+    bars = ''.join(f'<rect x="3" y="{4+9*i}" width="26" height="6" rx="2" fill="{SOFT if i == 1 else LINEAR}"/>' for i in range(3))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><title>hybrid_tutorial</title>{bars}</svg>\n'
 
-if __name__ == '__main__': (Path(__file__).parent/'hybrid.svg').write_text(figure(), encoding='utf-8')
+
+if __name__ == '__main__':
+    for name, drawing in (('hybrid', figure()), ('favicon', icon())): (Path(__file__).parent/f'{name}.svg').write_text(drawing, encoding='utf-8')

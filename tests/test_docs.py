@@ -150,10 +150,11 @@ def test_errors_are_read_from_the_source():
     assert ('ConfigError', 'cannot keep ... of ... layers') in found and len(found) >= 4
 
 
-def test_the_start_figure_is_what_its_script_draws():
+def test_drawings_are_what_their_script_draws():
     from xml.etree import ElementTree
-    assert (DOCS/'hybrid.svg').read_text() == figures.figure(), 'run python docs/figures.py'
-    assert ElementTree.fromstring(figures.figure()).find('{http://www.w3.org/2000/svg}title').text
+    for name, drawing in (('hybrid', figures.figure()), ('favicon', figures.icon())):
+        assert (DOCS/f'{name}.svg').read_text() == drawing, 'run python docs/figures.py'
+        assert ElementTree.fromstring(drawing).find('{http://www.w3.org/2000/svg}title').text
 
 
 def test_parts_that_wait_for_a_module_are_left_out():
