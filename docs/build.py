@@ -65,7 +65,9 @@ def alt_text(cells, i:int)->str:
     head = next((plain(''.join(c['source']).splitlines()[0]) for c in reversed(cells[:i]) if c['cell_type'] == 'markdown' and ''.join(c['source']).startswith('#')), '')
     title = next((t for _, t in re.findall(r'(?:title=|suptitle\(|set_title\()(["\'])(.+?)\1', source) if '{' not in t), '')
     after = next((''.join(c['source']) for c in cells[i+1:i+2] if c['cell_type'] == 'markdown'), '')
+    page = plain(''.join(cells[0]['source']).splitlines()[0])
     parts = [f'Figure: {head}', title, '' if after.startswith(('#', '|')) else plain(after)]
+    if not any(parts[1:]): parts.append(f'Notebook "{page}"')
     return '. '.join(p.rstrip('.') for p in parts if p)
 
 def linked(text:str, numbers:dict, own:str)->str:
