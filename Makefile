@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
 
-.PHONY: help install demo quick test docs clean
+.PHONY: help install demo quick test docs dist clean
 help:
 	@sed -n '1,3p' Makefile
 
@@ -32,6 +32,15 @@ test: install
 docs: install
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	$(BIN)/python docs/build.py
+
+# wheel and sdist; the wheel is installed into an environment of its own and imported there
+dist: install
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv dist/.try
+	dist/.try/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd dist && .try/bin/python -c 'import hybrid_tutorial; from hybrid_tutorial import *; print(hybrid_tutorial.__version__, hybrid_tutorial.__file__)' && .try/bin/hybrid-distill --version
+	rm -rf dist/.try
 
 clean:
 	rm -rf $(VENV) build dist docs/_build _docs _proc
