@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IN_TEST', 'rms_error', 'assert_close', 'HybridError', 'ConfigError', 'ShapeError', 'TeacherError', 'DataError',
-           'TrainingError', 'CheckpointError', 'unknown', 'expect_error', 'seed_everything', 'pick_device',
-           'cpu_has_fast_bf16', 'pick_dtype', 'atomic_file', 'atomic_folder', 'settle_folder', 'sha256_of', 'cache_dir',
-           'file_lock']
+           'TrainingError', 'CheckpointError', 'unknown', 'expect_error', 'check_answer', 'seed_everything',
+           'pick_device', 'cpu_has_fast_bf16', 'pick_dtype', 'atomic_file', 'atomic_folder', 'settle_folder',
+           'sha256_of', 'cache_dir', 'file_lock']
 
 # %% ../nbs/00_core.ipynb #22feb0aa
-import contextlib, difflib, hashlib, os, random, shutil, tempfile, time
+import contextlib, difflib, hashlib, math, os, random, shutil, tempfile, time
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -73,6 +73,32 @@ def expect_error(
         if text not in str(e): raise
         print(f"{type(e).__name__}: {e}")
     else: raise AssertionError(f"expected {kind.__name__}, but nothing failed")
+
+# %% ../nbs/00_core.ipynb #e0a11c03
+def check_answer(
+    got, # A number, tensor, text, or a tuple or list of these
+    want, # The truth, computed another way
+    wrong=(), # Pairs: what a usual mistake gives, and what to say about it
+    *,
+    tol:float=1e-6, # Largest relative error
+    name:str='answer', # Shown in the message
+)->str: # "... right"
+    "Compare an exercise's answer with the truth; `AssertionError` with a hint otherwise"
+    if got is None: raise AssertionError(f"{name}: nothing was returned")
+    if _agree(got, want, tol): return f"{name}: right"
+    for value, hint in wrong:
+        if _agree(got, value, tol): raise AssertionError(f"{name}: {hint}")
+    if isinstance(want, Tensor) and isinstance(got, Tensor): assert_close(got, want, tol, name)
+    shown = f"a {type(got).__name__}" if isinstance(got, Tensor) or isinstance(want, Tensor) else repr(got)
+    raise AssertionError(f"{name}: not {shown}, and none of the usual mistakes")
+
+# %% ../nbs/00_core.ipynb #e0a11c04
+def _agree(a, b, tol):
+    "Whether two answers are the same, up to a relative error"
+    if isinstance(b, (tuple, list)): return isinstance(a, (tuple, list)) and len(a) == len(b) and all(_agree(x, y, tol) for x, y in zip(a, b))
+    if isinstance(b, Tensor) and b.dim(): return isinstance(a, Tensor) and a.shape == b.shape and bool(a.isfinite().all()) and rms_error(a, b) <= tol
+    number = lambda x: isinstance(x, Tensor) and x.numel() == 1 or hasattr(x, '__float__') and not isinstance(x, (bool, str, Tensor))
+    return math.isclose(float(a), float(b), rel_tol=tol, abs_tol=1e-12) if number(a) and number(b) else type(a) is type(b) and a == b
 
 # %% ../nbs/00_core.ipynb #8493cca1
 IN_TEST = bool(os.environ.get('IN_TEST'))  # set by the notebook tests: use fewer steps
