@@ -18,3 +18,6 @@ from .selection.study import study as study
 from .evaluation.suite import evaluate as evaluate
 from .recipe import Recipe as Recipe, run as run
 from .report import write_report as write_report
+from .plan import make_plan as make_plan
+from .training.cached import cache_teacher as cache_teacher
+from .training.cached import CachedTeacher as CachedTeacher

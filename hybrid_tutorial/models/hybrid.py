@@ -137,7 +137,10 @@ class HybridForCausalLM(PreTrainedModel, GenerationMixin):
     _is_stateful = True              # a state cannot be rolled back: no assisted decoding
     _tied_weights_keys = {'lm_head.weight': 'model.embed_tokens.weight'}
 
-    def __init__(self, config:HybridConfig, trunk:nn.Module|None=None):
+    def __init__(self,
+        config:HybridConfig, # Of the hybrid
+        trunk:nn.Module|None=None, # A decoder to use instead of a fresh one
+    ):
         if getattr(config.base, 'attn_logit_softcapping', None): config._attn_implementation = 'eager'   # the only one with a soft cap
         super().__init__(config)
         config.base._attn_implementation = config._attn_implementation
@@ -321,7 +324,7 @@ def build_student(
 
 # %% ../../nbs/14_hybrid.ipynb #2238a5a4
 def transfer_report(
-    student:HybridForCausalLM,
+    student:HybridForCausalLM, # A student of `build_student`
 )->list[dict]: # One row per thing that a teacher's attention has: what it is, what became of it, in which layers
     "What the mixers keep, change or drop of their teacher's attention"
     rows, mixers, base = {}, student.mixers, student.config.base

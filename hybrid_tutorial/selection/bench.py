@@ -21,7 +21,7 @@ from ..training.loop import Metrics, autocast
 @torch.no_grad()
 def separate_passes(
     student:nn.Module, # All linear
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     texts:dict, # From `scoring_rows`
     batch_size:int=4, # Rows at a time
     dtype:str='auto', # Autocast
@@ -44,7 +44,7 @@ class Clock(Metrics):
 
 def stage2_step(
     student:nn.Module, # Copied; all linear
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     ids, # `(B, T)`
     steps:int=3, # The first one pays for set-up and is left out
     dtype:str='auto', # Autocast

@@ -65,7 +65,7 @@ def cache_cost(
 
 def time_cost(
     student, # All linear
-    teacher,
+    teacher, # A causal language model
     context:int, # Tokens in the cache
     *,
     rounds:int=3, # Of `measure_efficiency`

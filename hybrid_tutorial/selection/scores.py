@@ -118,9 +118,9 @@ class Scores:
     rows:dict                     # text: `[layer][row]`, the same before averaging, for intervals
     weights:dict                  # text: weight in `scores`
     cost:dict = field(default_factory=dict)  # see `Meter.cost`
-    unit:str = 'nats of KL to the teacher per token'
+    unit:str = 'nats of KL to the teacher per token'   # of the scores
     final:list|None = None        # scores that are not the weighted sum of `texts` (a second round, an order, a set)
-    direction:str = 'higher = keep softmax'
+    direction:str = 'higher = keep softmax'   # how to read them
     by_seed:dict = field(default_factory=dict)   # seed: one score per layer
     monitor:dict|None = None      # what `Monitor.report` says: would fewer tokens have done?
     path:list = field(default_factory=list)      # of sequential selectors: `keep` and KL by text after each step
@@ -342,7 +342,7 @@ class Job:
 
 def score_layers(
     student:nn.Module, # All linear, aligned; None for selectors that look at the teacher alone
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     corpus, # A `Corpus`, any iterable of `(B, T)` token tensors, or a dict of these by name
     *,
     method:str='kl_removal', # A key of `METHODS`

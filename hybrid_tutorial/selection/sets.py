@@ -123,7 +123,7 @@ class Part:
 class Judge:
     "Fixed rows and the teacher's answers to them, computed once"
     def __init__(self,
-        teacher:nn.Module,
+        teacher:nn.Module, # A causal language model
         texts:dict, # text: ids and mask, from `scoring_rows`
         batch_size:int=4, # Rows at a time
         dtype:str='auto', # Autocast
@@ -326,7 +326,7 @@ def second_round(job, sets, scores):
 # %% ../../nbs/30b_sets.ipynb #fdd4abbd
 def kl_curve(
     student:nn.Module, # All linear, aligned
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     corpus, # As `score_layers` takes it
     ranking, # Layers, best first
     *,

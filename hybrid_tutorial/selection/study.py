@@ -83,7 +83,7 @@ def text_of(corpus, number:int):
 class Study:
     "A study in progress: its folder, its models, its rows"
     def __init__(self,
-        teacher:nn.Module,
+        teacher:nn.Module, # A causal language model
         corpus, # A function of a number, a `Corpus`, or a list of batches
         held:dict, # Held-out text: "plain" and "recall", each a list of batches
         settings:StudySettings,
@@ -310,7 +310,7 @@ def plot_texts(scores:dict, keep:int, layers:int):
 
 # %% ../../nbs/33_study.ipynb #cb260542
 def study(
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     corpus, # A function of a number, a `Corpus`, or a list of batches
     held:dict, # Held-out text: "plain" and "recall", each a list of batches
     settings:StudySettings|None=None, # What to compare

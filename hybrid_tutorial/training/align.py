@@ -120,7 +120,7 @@ class Carry:
 @torch.no_grad()
 def calibrate(
     student:HybridForCausalLM, # Its mixers' output projections are replaced
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     batches, # Iterable of batches (dicts with `input_ids`)
     *,
     ridge:float=800., # Strength of the pull, in tokens
@@ -213,8 +213,8 @@ def head_factors(w, zz, zy, heads:int)->Tensor: # `(H,)`
 # %% ../../nbs/21_align.ipynb #b638837d
 @torch.no_grad()
 def layer_errors(
-    student:HybridForCausalLM,
-    teacher:nn.Module,
+    student:HybridForCausalLM, # A student of `build_student`
+    teacher:nn.Module, # A causal language model
     batches, # Iterable of batches
     *,
     dtype:str='auto', # Autocast
@@ -260,7 +260,7 @@ def attention_distances(
 
 def decays_from_teacher(
     student:HybridForCausalLM, # Its mixers' decays are set
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     batches, # Iterable of batches; a few rows are enough
     **how, # `skip` and `dtype` of `attention_distances`
 )->dict[int, Tensor]: # Half-lives `(H,)` by layer, in tokens
@@ -277,7 +277,7 @@ PIECE = 1024  # tokens of a layer that are forward and back at a time on a CPU
 
 def align(
     student:HybridForCausalLM, # Changed in place: only its mixers
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     corpus, # A `Corpus`, or any iterable of `(B, T)` token tensors
     *,
     tokens:int|None=None, # Budget including calibration; None uses the whole corpus once

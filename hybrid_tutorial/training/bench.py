@@ -41,7 +41,7 @@ def parse_design(
 # %% ../../nbs/24_bench_transfer.ipynb #a2cdab13
 @torch.no_grad()
 def attention_pairs(
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     batches, # Iterable of batches
     layers, # Which layers
     *,
@@ -59,7 +59,7 @@ def attention_pairs(
 @torch.no_grad()
 def start_error(
     design:str, # See `parse_design`
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     fit:dict, # From `attention_pairs`
     test:dict, # The same layers, other text
     *,
@@ -163,7 +163,7 @@ def start_table(
 @torch.no_grad()
 def held_out_kl(
     models:dict, # Name to causal language model; heads as the teacher's
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     batches, # Iterable of batches; where `recall_mask` marks targets, only those count
     *,
     dtype:str='auto', # Autocast
@@ -214,7 +214,7 @@ def bench_cell(
     design:str, # See `parse_design`
     budget:int, # Tokens of stage 1, calibration included
     seed:int, # Of fresh weights; the caller's corpus has the same
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     corpus, # A `Corpus` or a list of batches
     held:dict, # Name of a text to its batches
     *,

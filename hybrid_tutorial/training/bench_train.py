@@ -88,7 +88,7 @@ def peak_memory(kind:str, teacher:str, batch_size:int, seq_len:int, chunk_size:i
 
 # %% ../../nbs/50b_bench_train.ipynb #be4c000d
 def bench_train(
-    teacher:nn.Module,
+    teacher:nn.Module, # A causal language model
     hybrid:nn.Module|None=None, # A quarter softmax, untrained, if None
     *,
     batch_size:int=4, # Rows per step

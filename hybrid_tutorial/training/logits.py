@@ -38,7 +38,7 @@ def parameter_groups(
 class TeacherStates:
     "Last hidden states of the teacher, computed on first use and kept by batch number"
     def __init__(self,
-        teacher:nn.Module,
+        teacher:nn.Module, # A causal language model
         dtype:str='auto', # Autocast of the forward pass
         keep:bool=True, # False computes them anew each time and holds nothing
     ):
