@@ -97,14 +97,14 @@ def check_ex30c(f):
     removal = {t: [kl_ex30c(but(l), t) for l in range(4)] for t in ('recall', 'plain')}
     top = lambda x: max(range(4), key=x.__getitem__)
     best = top(removal['recall'])
-    check_answer(layer, best, [(top(removal['plain']), 'this layer matters most on plain text; ask the recall tokens'), (min(range(4), key=removal['recall'].__getitem__), 'this is the layer that is missed least'), (best+1, 'layers count from 0')], name='layer')
+    check_answer(layer, best, [(top(removal['plain']), 'this layer matters most on plain text; ask the recall tokens'), (min(range(4), key=removal['recall'].__getitem__), 'this is the layer that is missed least')], name='layer')
     if only is None: raise AssertionError('answer: nothing was returned')
     if without is not None and abs(only-removal['recall'][best]) < 1e-6: raise AssertionError('only: the two hybrids are exchanged')
     check_answer(only, kl_ex30c([best], 'recall'), [(kl_ex30c([best], 'plain'), 'this is plain text'), (kl_ex30c([], 'recall'), 'this keeps no layer at all')], tol=1e-4, name='only it')
     return check_answer(without, removal['recall'][best], [(kl_ex30c([best], 'recall'), 'twice the same hybrid'), (kl_ex30c(range(4), 'recall'), 'this keeps all four')], tol=1e-4, name='all but it')
 
 # %% wrong
-wrong_ex30c = [(lambda kl: (1, 0, 0), 'on plain text; ask'), (lambda kl: (3, 0, 0), 'layers count'), (lambda kl: (ex30c(kl)[0], ex30c(kl)[2], ex30c(kl)[1]), 'exchanged'), (lambda kl: (ex30c(kl)[0], kl([ex30c(kl)[0]], 'plain'), 0), 'this is plain'),
+wrong_ex30c = [(lambda kl: (1, 0, 0), 'on plain text; ask'), (lambda kl: (3, 0, 0), 'missed least'), (lambda kl: (ex30c(kl)[0], ex30c(kl)[2], ex30c(kl)[1]), 'exchanged'), (lambda kl: (ex30c(kl)[0], kl([ex30c(kl)[0]], 'plain'), 0), 'this is plain'),
     (lambda kl: (ex30c(kl)[0], kl([], 'recall'), 0), 'no layer at all'), (lambda kl: (*ex30c(kl)[:2], ex30c(kl)[1]), 'twice the same'), (lambda kl: (*ex30c(kl)[:2], kl(range(4), 'recall')), 'all four')]
 
 # %% why
