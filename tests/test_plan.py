@@ -256,5 +256,5 @@ def test_a_recipe_file_starts_a_run_and_options_change_it(tmp_path):
 
 def test_configs_are_package_data():
     from pathlib import Path
-    assert 'configs/*.json' in (Path(__file__).parent.parent/'setup.py').read_text()
+    assert '**/*.json' in (Path(__file__).parent.parent/'setup.py').read_text()
     assert all(f.is_file() for f in shipped().values())
