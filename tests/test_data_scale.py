@@ -174,7 +174,7 @@ def test_a_corpus_made_with_docs_says_so(tok):
 def test_a_packed_row_is_its_documents_one_by_one(tok, mixer):
     "Teacher, all-linear student and hybrid; and without the borders it is not"
     teacher = tiny_teacher('llama', vocab_size=len(tok), num_hidden_layers=3)
-    student = build_student(teacher, mixer=mixer, verbose=False)
+    student = build_student(teacher, mixer=mixer, settings=dict(window=4) if mixer == 'gdn' else None, verbose=False)
     c = corpus(tok, seq_len=128, echo=0)
     b = next(b for b in c.batches(1, docs=True) if len(b['doc_ids'].unique()) > 2)
     cuts = (*(b['position_ids'][0] == 0).nonzero().flatten().tolist(), 128)
@@ -271,7 +271,7 @@ def rows():
 @pytest.fixture(scope='module')
 def models():
     teacher = tiny_teacher('qwen2', num_hidden_layers=3)
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=dict(window=0), verbose=False)
     return teacher, student, build_hybrid(student, teacher, [1])
 
 def average(values, docs, weight=lambda n: n):

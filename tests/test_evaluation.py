@@ -435,7 +435,7 @@ def test_evaluate_end_to_end(pair, batches, monkeypatch):
 def test_formula_is_measured_bytes_on_hybrids(mixer):
     from hybrid_tutorial.models.hybrid import build_hybrid, build_student
     teacher = llama(scale=1., num_hidden_layers=3)
-    student = build_student(teacher, mixer, verbose=False)
+    student = build_student(teacher, mixer, settings=dict(window=8) if mixer == 'gdn' else None, verbose=False)
     got = measure_efficiency({'teacher': teacher, 'all-linear': student, 'kl': build_hybrid(student, teacher, [1])}, (20, 40, 200),
                              decode_tokens=1, rounds=2, prefill_chunk=8, prefill_limit=40)
     assert all(r['cache_bytes'] == r['predicted_cache_bytes'] for r in got['rows'])
@@ -471,14 +471,14 @@ def test_bytes_and_operations_of_a_step():
     tied = llama(scale=1., tie_word_embeddings=True)
     assert decode_work(tied, T, B)['bytes'] == sum(p.numel()*4 for p in tied.parameters())+B*2*2*2*T*8*4
     from hybrid_tutorial.models.hybrid import build_student
-    s = build_student(llama(scale=1.), verbose=False)
+    s = build_student(llama(scale=1.), settings=dict(window=0), verbose=False)
     assert decode_work(s, 10)['bytes'] == decode_work(s, 10**6)['bytes'] == sum(p.numel()*4 for p in s.parameters())-W*32*4+2*2*4*8*8*4
 
 
 def test_costs_of_three_models_in_one_run():
     from hybrid_tutorial.models.hybrid import build_hybrid, build_student
     teacher = llama(scale=1., num_hidden_layers=3)
-    student = build_student(teacher, verbose=False)
+    student = build_student(teacher, settings=dict(window=0), verbose=False)
     got = measure_costs({'teacher': teacher, 'all-linear': student, 'hybrid': build_hybrid(student, teacher, [1])}, (4, 64, 200), (1, 2), decode_tokens=2, rounds=2, prefill_limit=64)
     assert [(r['batch'], r['context'], r['model']) for r in got['rows']] == [(b, c, m) for b in (1, 2) for c in (4, 64, 200) for m in ('teacher', 'all-linear', 'hybrid')]
     for r in got['rows']:
