@@ -29,7 +29,7 @@ def add_recipe_options(
     "One option for every field of `Recipe`; None where the user said nothing"
     from hybrid_tutorial.recipe import Recipe
     comments = field_help(Recipe)
-    number = lambda text: float(text) if '.' in text or 'e' in text else int(text)
+    number = lambda text: text if text.isidentifier() else float(text) if '.' in text or 'e' in text else int(text)
     listed = lambda text: tuple(number(t) for t in text.split(',') if t.strip())
     plain = {'int': int, 'float': float, 'str': str}
     parser.add_argument('--recipe', metavar='FILE', help='start from this recipe (JSON, as `plan --write` writes it); other options change it')

@@ -148,6 +148,13 @@ def test_bad_recipes(bad, word):
     with pytest.raises(ConfigError, match=word): Recipe(**bad)
 
 
+def test_lists_of_names_and_of_numbers_on_the_command_line():
+    read = lambda *a: recipe_of(make_parser().parse_args(['run', *a]))
+    assert read('--recall-tasks', 'copying,variables').recall_tasks == ('copying', 'variables') and read('--recall-tasks', 'all').recall_tasks == ('all',)
+    assert read('--contexts', '8,16', '--needle-depths', '0,0.5').contexts == (8, 16)
+    with pytest.raises(ConfigError, match='contexts'): read('--contexts', '8,many')
+
+
 def test_unknown_key():
     with pytest.raises(ConfigError, match='Did you mean .align_tokens'): Recipe.from_dict(dict(align_token=3))
     assert Recipe.from_dict(json.loads(json.dumps(dataclasses.asdict(Recipe.quick())))) == Recipe.quick()
