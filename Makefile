@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
-#   make demo   convert SmolLM2-135M into a hybrid and write a report (about 11 minutes on 2 CPU cores, after 2 minutes of installing)
+#   make demo   convert SmolLM2-135M into a hybrid and write a report (about 8 minutes on 2 CPU cores, after 2 minutes of installing)
 #   make test   run every test and notebook; the Triton kernels in a second process, in the interpreter
 PYTHON ?= python3
 VENV ?= .venv
