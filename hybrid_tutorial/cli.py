@@ -81,8 +81,8 @@ def cmd_plan(args):
     from hybrid_tutorial.plan import make_plan, print_plan, teacher_config, write_plan
     from hybrid_tutorial.recipe import PAPER, Recipe
     config = teacher_config(args.teacher)                              # a misspelt name fails first
-    if args.preset or args.recipe: recipe = recipe_of(args)
-    else: recipe = dataclasses.replace(Recipe(**PAPER), **{f: getattr(recipe_of(args), f) for f in [f.name for f in dataclasses.fields(Recipe)] if getattr(args, f, None) is not None})
+    recipe = recipe_of(args)
+    if not (args.preset or args.recipe): recipe = dataclasses.replace(Recipe(**PAPER), **{f.name: getattr(recipe, f.name) for f in dataclasses.fields(Recipe) if getattr(args, f.name, None) is not None})
     p = make_plan(recipe, args.gpus, args.gpu, sharding=args.sharding, checkpoint={None: None, 'on': True, 'off': False}[args.checkpoint], efficiency=args.efficiency, price=args.price,
                   contexts=numbers('--context', args.context, int), config=config)
     files = write_plan(p, args.write) if args.write else ('accelerate.yaml', 'recipe.json')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIKI', 'EVALS', 'STDLIB', 'PACKAGED', 'HELD_OUT', 'SHARED', 'Source', 'from_list', 'held_out_texts', 'open_source',
-           'encode_chat', 'TokenBlocks', 'pack', 'borders', 'Echo', 'echo_row', 'echo_rows', 'as_batch', 'restarts',
-           'Corpus', 'TensorCorpus', 'load_corpus', 'spread', 'Mixture', 'held_out', 'shared_ngrams']
+           'encode_chat', 'TokenBlocks', 'pack', 'borders', 'Echo', 'echo_row', 'echo_rows', 'as_batch', 'Corpus',
+           'TensorCorpus', 'load_corpus', 'spread', 'Mixture', 'held_out', 'shared_ngrams']
 
 # %% ../nbs/11_data.ipynb #d13048ab
 import contextlib, glob as globs, gzip, hashlib, itertools, json, math, re
@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from .core import (ConfigError, DataError, ShapeError, atomic_folder, cache_dir,
+from .core import (ConfigError, DataError, ShapeError, atomic_folder, cache_dir, places,
     file_lock, settle_folder, unknown)
 from .fetch import Package, fetch_package, hub_answers, read_members
 
@@ -405,19 +405,11 @@ def as_batch(
     kinds = dict(input_ids=np.int64, doc_ids=np.int64)
     return {k: torch.from_numpy(np.stack([np.asarray(r[k]) for r in rows]).astype(kinds.get(k, bool))) for k in rows[0]}
 
-def restarts(
-    doc_ids:Tensor, # `(B, T)`
-)->Tensor: # `(B, T)`
-    "Position of each token in its own document"
-    at = torch.arange(doc_ids.shape[1])
-    new = torch.ones_like(doc_ids, dtype=torch.bool); new[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
-    return at-torch.where(new, at, 0).cummax(-1).values
-
 def _share(rows, rank, world, docs):
     "One process's part of a batch; a last batch that is too short leaves some processes without rows, but none without a batch"
     a, b = rank*len(rows)//world, (rank+1)*len(rows)//world
     batch = as_batch(rows[a:b] or rows[:1])
-    if docs: batch['position_ids'] = restarts(batch['doc_ids'])
+    if docs: batch['position_ids'] = places(batch['doc_ids'])
     return batch if b > a else {k: v[:0] for k, v in batch.items()}
 
 # %% ../nbs/11_data.ipynb #cb988a2a

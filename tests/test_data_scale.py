@@ -2,8 +2,8 @@
 import copy, itertools, json, multiprocessing, os, resource, signal
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from hybrid_tutorial.core import ConfigError, DataError, assert_close, rms_error
-from hybrid_tutorial.data import Corpus, Mixture, Source, TokenBlocks, from_list, load_corpus, open_source, restarts, spread
+from hybrid_tutorial.core import ConfigError, DataError, assert_close, places, rms_error
+from hybrid_tutorial.data import Corpus, Mixture, Source, TokenBlocks, from_list, load_corpus, open_source, spread
 from hybrid_tutorial.models.hybrid import build_hybrid, build_student
 from hybrid_tutorial.training.align import TeacherActivations, align, calibrate, layer_errors
 from hybrid_tutorial.training.cached import cache_teacher
@@ -157,12 +157,12 @@ def test_text_beside_conversations_is_learned_whole(tok, tmp_path):
 # ---- documents kept apart
 
 def test_restarts():
-    assert restarts(torch.tensor([[0, 0, 1, 2, 2, 2], [0]*6])).tolist() == [[0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
+    assert places(torch.tensor([[0, 0, 1, 2, 2, 2], [0]*6])).tolist() == [[0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 def test_docs_changes_nothing_but_adds_positions(make):
     for kind in KINDS:
         plain, more = next(make(kind).batches(8)), next(make(kind).batches(8, docs=True))
-        assert torch.equal(more.pop('position_ids'), restarts(plain['doc_ids'])) and same(plain, more)
+        assert torch.equal(more.pop('position_ids'), places(plain['doc_ids'])) and same(plain, more)
 
 def test_a_corpus_made_with_docs_says_so(tok):
     c = corpus(tok, docs=True)
@@ -265,7 +265,7 @@ def rows():
     "Two rows of three documents each; the same documents alone"
     ids = torch.randint(3, 90, (2, 24), generator=torch.Generator().manual_seed(0))
     doc_ids = torch.tensor([[0]*7+[1]*9+[2]*8, [0]*4+[1]*15+[2]*5])
-    packed = dict(input_ids=ids, doc_ids=doc_ids, position_ids=restarts(doc_ids))
+    packed = dict(input_ids=ids, doc_ids=doc_ids, position_ids=places(doc_ids))
     return packed, [ids[r:r+1, doc_ids[r] == d] for r in range(2) for d in range(3)]
 
 @pytest.fixture(scope='module')

@@ -19,11 +19,10 @@ from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, CacheLay
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
-from ..core import CheckpointError, ConfigError, TeacherError, pick_dtype
+from ..core import CheckpointError, ConfigError, TeacherError, pick_dtype, places
 from . import features, gated, rwkv   # each adds its mixers to the registry
 from .mixers import Mixer, make_mixer, mixer_kind, mixer_settings, read_shape
 from .transfer import report_row, transfer, transfer_table
-from .window import places
 
 # %% ../../nbs/14_hybrid.ipynb #a6f0349a
 class HybridConfig(PreTrainedConfig):

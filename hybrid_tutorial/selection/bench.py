@@ -14,6 +14,7 @@ from torch import nn
 from ..core import ConfigError
 from .scores import Job, score_layers, scoring_rows
 from .sets import Judge, KLSets, Ledger, Meter
+from ..training.bench_train import common_arguments
 from ..training.logits import TeacherStates, distill
 from ..training.loop import Metrics, autocast
 
@@ -123,10 +124,7 @@ def bench_arguments(parser):
     parser.add_argument('--tokens', type=int, default=512, help='per text (default: 512)')
     parser.add_argument('--rounds', type=int, default=3, help='paired rounds (default: 3)')
     parser.add_argument('--batch-size', type=int, default=1, help='rows at a time (default: 1)')
-    parser.add_argument('--dtype', default='auto', help='float32, bfloat16 or auto (default)')
-    parser.add_argument('--out', metavar='FILE', help='also write all numbers here, as JSON')
-    parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
-    return parser
+    return common_arguments(parser)
 
 def bench_selection_cli(
     args, # What `bench_arguments` parsed

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_STEP', 'SIDES', 'StepClock', 'bare_loop', 'high_water', 'some_hybrid', 'naive_step', 'peak_memory', 'bench_train',
-           'train_table', 'train_arguments', 'bench_train_cli']
+           'train_table', 'train_arguments', 'common_arguments', 'bench_train_cli']
 
 # %% ../../nbs/50b_bench_train.ipynb #be4c0004
 import copy, json, os, statistics, subprocess, sys, tempfile, time
@@ -170,8 +170,14 @@ def train_arguments(parser):
     parser.add_argument('--teacher', default='smollm2-135m', help='a packaged teacher, a hub id or a folder (default: smollm2-135m)')
     for name, default, text in (('batch-size', 4, 'rows per step'), ('seq-len', 1024, 'tokens per row'), ('steps', 4, 'of each loop and round'), ('rounds', 3, 'in turn'), ('chunk-size', 512, 'tokens whose logits are held at once')):
         parser.add_argument('--'+name, type=int, default=default, metavar='N', help=f'{text} (default: {default})')
-    parser.add_argument('--dtype', default='auto', help='float32, bfloat16 or auto (default)')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory, which takes three more processes')
+    return common_arguments(parser)
+
+def common_arguments(
+    parser, # Of a bench
+): # The same parser
+    "Number format and output of a bench"
+    parser.add_argument('--dtype', default='auto', help='float32, bfloat16 or auto (default)')
     parser.add_argument('--out', metavar='FILE', help='also write all numbers here, as JSON')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
     return parser
