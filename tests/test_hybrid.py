@@ -112,6 +112,40 @@ def test_save_and_reload_is_bit_equal(family, tmp_path):
         assert tied == bool(teacher.config.tie_word_embeddings)
 
 
+def test_the_window_is_a_ring_that_no_mode_and_no_copy_can_harm():
+    import copy
+    teacher = tiny_teacher()
+    hybrid = build_hybrid(build_student(teacher, settings=dict(window=4), verbose=False), teacher, [1]).eval()
+    ids = tokens(B=2, T=30)
+    want = hybrid(ids, use_cache=False).logits
+    with torch.no_grad(): past = hybrid(ids[:, :11], use_cache=True).past_key_values
+    fork, place = copy.deepcopy(past), hybrid.model.layers[0].self_attn.layer_idx
+    for i in range(11, 30):
+        mode = (torch.no_grad, torch.enable_grad)[i%2]
+        with mode(): out = hybrid(ids[:, i:i+1], past_key_values=past, use_cache=True)
+        if i%2 == 1: out.logits.sum().backward()                 # a gradient held from an earlier token must not meet a place written since
+        assert_close(out.logits[:, 0], want[:, i], 1e-5)
+    assert past.layers[place].keys.shape[2] == 4+4 and fork.layers[place].cumulative_length == 11
+    with torch.no_grad(): assert_close(hybrid(ids[:, 11:12], past_key_values=fork, use_cache=True).logits[:, 0], want[:, 11], 1e-5)
+    for T in (1, 2, 3):                                          # and in pieces of several tokens
+        with torch.no_grad():
+            past = hybrid(ids[:, :5], use_cache=True).past_key_values
+            got = [hybrid(ids[:, a:a+T], past_key_values=past, use_cache=True).logits for a in range(5, 30, T)]
+        assert_close(torch.cat(got, 1), want[:, 5:], 1e-5)
+
+
+def test_a_changed_preset_does_not_change_saved_models(tmp_path, monkeypatch):
+    import dataclasses
+    teacher = tiny_teacher()
+    hybrid = build_hybrid(build_student(teacher, settings=dict(sinks=2), verbose=False), teacher, [1])
+    hybrid.save_pretrained(tmp_path)
+    kind, settings = MIXERS['gdn']
+    monkeypatch.setitem(MIXERS, 'gdn', (kind, dataclasses.replace(settings, window=0, gate='silu', expand='heads')))
+    again = load_hybrid(tmp_path)
+    assert again.config.mixer_settings == hybrid.config.mixer_settings and again.config.mixer_settings['sinks'] == 2
+    assert torch.equal(again(tokens()).logits, hybrid(tokens()).logits)
+
+
 def test_reload_in_a_fresh_process(tmp_path):
     teacher = tiny_teacher('qwen2')
     hybrid = build_hybrid(build_student(teacher, verbose=False), teacher, [3])

@@ -8,7 +8,7 @@ __all__ = ['HybridConfig', 'check_keep', 'idle_forms', 'own_kinds', 'kinds', 'Hy
            'transfer_report', 'build_hybrid', 'decode_stepwise', 'load_hybrid']
 
 # %% ../../nbs/14_hybrid.ipynb #b70730c9
-import copy, json
+import copy, dataclasses, json
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class HybridConfig(PreTrainedConfig):
     base: dict|PreTrainedConfig|None = None     # the teacher's configuration
     layer_types: list[str]|None = None          # "full_attention", "sliding_attention", "linear_attention" or "hybrid_sliding" per layer
     mixer: str = 'gdn'                          # a key of `MIXERS`
-    mixer_settings: dict|None = None            # settings that differ from the preset
+    mixer_settings: dict|None = None            # settings that differ from the preset; kept and saved whole, so that a preset may change and old models not
     sliding_mixers: list[int]|None = None       # which "sliding_attention" layers are mixers (`swa`), not the teacher's own
     elastic: bool = False                       # each layer's other form is kept too, idle: see `set_kept_layers`
 
@@ -42,12 +42,12 @@ class HybridConfig(PreTrainedConfig):
             base = CONFIG_MAPPING[base['model_type']](**{k: v for k, v in base.items() if k != 'model_type'})
         self.base = copy.deepcopy(base)
         self.base.use_cache = False              # the inner decoder must not build a cache from `base`
+        self.mixer_settings = dataclasses.asdict(mixer_settings(self.mixer, self.mixer_settings))
         L = self.base.num_hidden_layers
         if self.layer_types is None: self.layer_types = kinds(self.base, [], mixer_kind(self.mixer, self.mixer_settings)[0])
         if self.sliding_mixers is None and mixer_kind(self.mixer, self.mixer_settings)[0] == 'sliding_attention':
             self.sliding_mixers = [i for i, t in enumerate(self.layer_types) if t == 'sliding_attention' and own_kinds(self.base)[i] != t]
         if len(self.layer_types) != L: raise ConfigError(f"layer_types has {len(self.layer_types)} entries for {L} layers")
-        mixer_settings(self.mixer, self.mixer_settings)
         super().__post_init__(**kwargs)
 
     def __getattr__(self, name):

@@ -62,7 +62,8 @@ def rotate(
     cos, sin = (p.unsqueeze(2) for p in position_embeddings)
     turn, rest = x[..., :cos.shape[-1]], x[..., cos.shape[-1]:]
     a, b = turn.chunk(2, -1)
-    return torch.cat([turn*cos+torch.cat([-b, a], -1)*sin, rest], -1).to(x.dtype)
+    turned = turn*cos+torch.cat([-b, a], -1)*sin
+    return (torch.cat([turned, rest], -1) if rest.shape[-1] else turned).to(x.dtype)
 
 # %% ../../nbs/12_mixers.ipynb #d1ae3170
 class RMSNorm(nn.Module):

@@ -69,17 +69,17 @@ def slide(
     rows:tuple, # Two tensors `(B, G, T, F)` of what to remember of each new token, its position from 1 in the last channel of the second
     keep:int, # Tokens that stay
     slots:int=0, # First tokens that stay for good
-)->tuple: # In sight, as two tensors `(B, G, old+T, F)`, and the slots, as two `(B, G, slots, F)`
-    "Append to a sliding cache layer"
+)->tuple: # The `keep` tokens before and the new ones in order, as two tensors `(B, G, keep+T, F)`, and the slots, as two `(B, G, slots, F)`
+    "Append to a sliding cache layer: token `n` lies at place `n % keep` behind the slots"
     if not layer.is_initialized:
         layer.lazy_initialization(*rows)
-        layer.keys, layer.values = (r.new_zeros(*r.shape[:2], slots, r.shape[3]) for r in rows)
-    kept = (layer.keys, layer.values)
+        layer.keys, layer.values = (r.new_zeros(*r.shape[:2], slots+keep, r.shape[3]) for r in rows)
+    kept, n, T = (layer.keys, layer.values), layer.cumulative_length, rows[0].shape[2]
     front = [x[:, :, :slots] for x in kept]
     if slots: front = fill_slots(front, rows)
-    T, rows = rows[0].shape[2], [torch.cat([x[:, :, slots:], r], 2) for x, r in zip(kept, rows)]
-    layer.keys, layer.values = (torch.cat([f, r[:, :, -keep:]], 2).detach() for f, r in zip(front, rows))
-    layer.cumulative_length = layer.cumulative_length+T
+    rows = [torch.cat([x[:, :, slots:].roll(-n, 2), r], 2) for x, r in zip(kept, rows)]
+    layer.keys, layer.values = (torch.cat([f, r[:, :, -keep:].roll(n+T, 2)], 2).detach() for f, r in zip(front, rows))
+    layer.cumulative_length = n+T
     return rows, front
 
 # %% ../../nbs/11b_window.ipynb #2a3b0302
@@ -129,11 +129,11 @@ def look_near(
     seen = layer.values[:, 0, :, -1].amax(1, keepdim=True) if layer is not None and layer.is_initialized and layer.keys.shape[2] else 0.
     mask = torch.ones(B, T, device=q.device) if mask is None else mask.float()
     place = (mask.cumsum(1)+seen if doc_ids is None else places(doc_ids)+1.)*mask
-    keep, slots, at, every = max(window-1, 1) if more is None else window, None, place, [k, v, *(more or ())]
+    slots, at, every = None, place, [k, v, *(more or ())]
     if layer is not None:
         rows, unpack = pack(every, place)
-        if T == 1 and layer.is_initialized: return step_near(q, rows, unpack, layer, window, sinks, scale, softcap, keep, more is not None)
-        rows, front = slide(layer, rows, keep, sinks)
+        if T == 1 and layer.is_initialized: return step_near(q, rows, unpack, layer, window, sinks, scale, softcap, more is not None)
+        rows, front = slide(layer, rows, window, sinks)
         (*every, at), slots = unpack(rows), unpack(front)
         slots = [slots[0][:, None], slots[1][:, None], slots[-1][:, None]]
     elif doc_ids is not None and sinks: slots = [first_of_documents(x, doc_ids, sinks) for x in (k, v, place)]
@@ -164,20 +164,38 @@ def pack(
     return (torch.cat([parts[i] for i in low], -1), torch.cat([*(parts[i].float() for i in high), place[:, None, :, None].expand(-1, G, -1, -1)], -1)), unpack
 
 # %% ../../nbs/11b_window.ipynb #b7c1d003
-def step_near(q, rows, unpack, layer, window, sinks, scale, softcap, keep, leaving):
-    "`look_near` for one more token: `rows` and `unpack` from `pack`"
-    (B, _, H, K), G, now = q.shape, rows[0].shape[1], rows[1][:, 0, :, -1]
-    rows, front = slide(layer, rows, keep, sinks)
-    keys, at = torch.cat([front[0], rows[0]], 2), torch.cat([front[1], rows[1]], 2)[:, 0, :, -1]       # slots, window, the token itself
+def step_near(
+    q:Tensor, # `(B, 1, H, K)`
+    rows:tuple, # The new token, from `pack`
+    unpack, # The same
+    layer, # A sliding layer of a cache that has tokens
+    window:int, # Tokens in sight
+    sinks:int, # First tokens that stay in sight
+    scale:float, # Factor on the scores
+    softcap:float|None, # Soft cap of the scores
+    leaving:bool, # Whether the token that leaves is asked for
+)->tuple: # As `look_near`
+    "`look_near` for one more token: it takes the place of the one that leaves"
+    (B, _, H, K), G, n, now = q.shape, rows[0].shape[1], layer.cumulative_length, rows[1][:, 0, :, -1]
+    if torch.is_grad_enabled(): layer.keys, layer.values = layer.keys.clone(), layer.values.clone()   # a gradient may still need the old ones
+    kept, here = (layer.keys, layer.values), sinks+n%window
+    old = unpack([x[:, :, here:here+1].clone() for x in kept]) if leaving else None
+    if sinks and n < getattr(layer, 'slots_full_from', n+1):
+        front = [x[:, :, :sinks] for x in kept]
+        full = fill_slots(front, rows)
+        if full is front: layer.slots_full_from = n                       # looked at once, not at every token
+        else: [x.copy_(f.detach()) for x, f in zip(front, full)]
+    for x, r in zip(kept, rows): x[:, :, here] = r[:, :, 0].detach()
+    layer.cumulative_length = n+1
+    at = layer.values[:, 0, :, -1]
     slot = torch.arange(at.shape[1], device=at.device) < sinks
     hide = torch.where(((at <= now-window) == slot) & (at > 0), 0., -1e30).to(q.dtype)[:, None, None]   # in its slot once it has left the window
-    q, k, v = q.unflatten(2, (G, -1))[:, 0], keys[..., :K].to(q.dtype), keys[..., K:2*K].to(q.dtype)
+    q, k, v = q.unflatten(2, (G, -1))[:, 0], layer.keys[..., :K].to(q.dtype), layer.keys[..., K:2*K].to(q.dtype)
     if softcap: o = (softcap*torch.tanh(q@k.transpose(-1, -2)*scale/softcap)+hide).softmax(-1)@v
     else: o = F.scaled_dot_product_attention(q, k, v, attn_mask=hide, scale=scale)
-    o, J = o.flatten(1, 2)[:, None], rows[0].shape[2]
+    o = o.flatten(1, 2)[:, None]
     if not leaving: return o, None
-    old = unpack([x[:, :, max(J-window-1, 0):][:, :, :1] for x in rows])
-    gone = ((old[-1] > sinks) & (J > window))[..., None, None]
+    gone = (old[-1] > sinks)[..., None, None]
     return o, [y*gone.to(y.dtype) for y in old[1:-1]]
 
 # %% ../../nbs/11b_window.ipynb #108c6681
