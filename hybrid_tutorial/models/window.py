@@ -164,7 +164,18 @@ def pack(
     return (torch.cat([parts[i] for i in low], -1), torch.cat([*(parts[i].float() for i in high), place[:, None, :, None].expand(-1, G, -1, -1)], -1)), unpack
 
 # %% ../../nbs/11b_window.ipynb #b7c1d003
-def step_near(q, rows, unpack, layer, window, sinks, scale, softcap, keep, leaving):
+def step_near(
+    q, # `(B, 1, H, K)`
+    rows, # Two tensors `(B, G, 1, F)` of the new token
+    unpack, # Takes two such tensors apart
+    layer, # A sliding layer of a cache, already in use
+    window, # Tokens in sight, the new one among them
+    sinks, # First tokens that stay in sight
+    scale, # Factor on the scores
+    softcap, # Soft cap of the scores, or None
+    keep, # Tokens that stay in the cache
+    leaving, # Whether what leaves the window is wanted
+): # As `look_near`
     "`look_near` for one more token: `rows` and `unpack` from `pack`"
     (B, _, H, K), G, now = q.shape, rows[0].shape[1], rows[1][:, 0, :, -1]
     rows, front = slide(layer, rows, keep, sinks)
