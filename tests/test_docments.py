@@ -34,11 +34,11 @@ def undocumented(fn, lines, name):
     "What a function leaves unsaid, as nbdev's docments would read it: comments on the lines of its signature"
     args = [*fn.args.posonlyargs, *fn.args.args, *filter(None, [fn.args.vararg]), *fn.args.kwonlyargs, *filter(None, [fn.args.kwarg])]
     args = [a for i, a in enumerate(args) if not (i == 0 and a.arg in ('self', 'cls', 'ctx'))]
-    commented = lambda n: '#' in lines[n-1] or re.match(r'\s*#(?! %%)', lines[n-2])       # "# %%" is where a cell begins
+    end = max(fn.body[0].lineno-1, fn.lineno)                # the line of the signature's colon: a comment there is the result's
+    commented = lambda n: n != end and '#' in lines[n-1] or re.match(r'\s*#(?! %%)', lines[n-2])       # "# %%" is where a cell begins
     for a in args:
         if sum(b.lineno == a.lineno for b in args) > 1 or not commented(a.lineno): yield f'{name}: {a.arg}'
-    last = lines[max(fn.body[0].lineno-1, fn.lineno)-1]
-    if returns_something(fn) and not (fn.returns and '#' in lines[fn.returns.end_lineno-1]) and not re.search(r'\)\s*(->[^#]*)?:\s*#', last):
+    if returns_something(fn) and not (fn.returns and '#' in lines[fn.returns.end_lineno-1]) and not re.search(r'\)\s*(->[^#]*)?:\s*#', lines[end-1]):
         yield f'{name}: what it returns'
 
 
@@ -89,7 +89,7 @@ def test_the_check_sees_what_is_missing(tmp_path):
     "A parameter, a return, a field and a docstring that nobody explained are found, and nothing else"
     file = tmp_path/'m.py'
     file.write_text('''
-__all__ = ['f', 'g', 'C', 'h']
+__all__ = ['f', 'g', 'C', 'h', 'k']
 def f(
     a:int, # said
     b:int,
@@ -112,8 +112,12 @@ def h(
     def inner(): return 1
     inner()
 def _private(a): return a
+# %% a cell begins
+def k(a)->int: # said
+    "Said"
+    return a
 ''')
-    assert list(unsaid(file)) == ['f: b', 'f: what it returns', 'g: docstring', 'C.y: comment']
+    assert list(unsaid(file)) == ['f: b', 'f: what it returns', 'g: docstring', 'C.y: comment', 'k: a']
 
 
 if __name__ == '__main__':      # python tests/test_docments.py: what is missing, by module

@@ -80,7 +80,7 @@ def evaluate_models(
 
 def describe(
     model, # A causal language model, hybrid or not
-)->dict: # Numbers of `parameters` and `layers`, and `keep`, the layers that are not linear
+)->dict: # Numbers of `parameters` and `layers`, and `keep`, the layers that are softmax
     "Size of a model and the kinds of its layers"
     kinds = layer_kinds(model) if getattr(model, 'config', None) is not None else []
     params = {p.data_ptr(): p.numel() for p in model.parameters()}
