@@ -34,11 +34,11 @@ def undocumented(fn, lines, name):
     "What a function leaves unsaid, as nbdev's docments would read it: comments on the lines of its signature"
     args = [*fn.args.posonlyargs, *fn.args.args, *filter(None, [fn.args.vararg]), *fn.args.kwonlyargs, *filter(None, [fn.args.kwarg])]
     args = [a for i, a in enumerate(args) if not (i == 0 and a.arg in ('self', 'cls', 'ctx'))]
-    end = max(fn.body[0].lineno-1, fn.lineno)                # the line of the signature's colon: a comment there is the result's
-    commented = lambda n: n != end and '#' in lines[n-1] or re.match(r'\s*#(?! %%)', lines[n-2])       # "# %%" is where a cell begins
+    commented = lambda n: n != fn.lineno and '#' in lines[n-1] or re.match(r'\s*#(?! %%)', lines[n-2])  # beside `def` stands the result's; "# %%" begins a cell
     for a in args:
         if sum(b.lineno == a.lineno for b in args) > 1 or not commented(a.lineno): yield f'{name}: {a.arg}'
-    if returns_something(fn) and not (fn.returns and '#' in lines[fn.returns.end_lineno-1]) and not re.search(r'\)\s*(->[^#]*)?:\s*#', lines[end-1]):
+    last = lines[max(fn.body[0].lineno-1, fn.lineno)-1]
+    if returns_something(fn) and not (fn.returns and '#' in lines[fn.returns.end_lineno-1]) and not re.search(r'\)\s*(->[^#]*)?:\s*#', last):
         yield f'{name}: what it returns'
 
 
