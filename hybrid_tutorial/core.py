@@ -188,7 +188,9 @@ def atomic_folder(
         shutil.rmtree(old, ignore_errors=True)
     finally: shutil.rmtree(tmp, ignore_errors=True)
 
-def settle_folder(path):
+def settle_folder(
+    path, # The folder that `atomic_folder` writes
+):
     "Undo an `atomic_folder` that was killed between its two renames"
     path = Path(path); old = path.with_name(f'.{path.name}.old')
     if old.exists() and not path.exists(): os.replace(old, path)

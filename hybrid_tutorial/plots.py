@@ -28,7 +28,9 @@ def role_of(
     key = name.lower().replace('_', '-')
     return ROLES.get(key, key if key in LOOKS else name)
 
-def label_of(name:str)->str:
+def label_of(
+    name:str, # As a run has it
+)->str: # "KL-guided" for "kl", others as they are
     "How a model is called in figures and tables"
     return 'KL-guided' if name.lower() in ('kl', 'kl-guided') else name
 
@@ -47,7 +49,7 @@ def new_axes(
     rows:int=1, # Panels, one above the other
     cols:int=1, # Panels side by side
     **share, # sharex, sharey
-):
+): # Figure, and axes: one, or an array of them
     "Figure and axes in the size that all figures have"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(rows, cols, figsize=size, dpi=90, layout='constrained', **share)
@@ -63,7 +65,10 @@ def log_if_wide(
     pos = [v for v in values if v and v > 0 and math.isfinite(v)]
     if pos and max(pos) > 100*min(pos) and all(v is not None and v >= 0 for v in values): getattr(ax, f'set_{which}scale')('log' if min(values) > 0 else 'symlog', **({} if min(values) > 0 else dict(linthresh=min(pos))))
 
-def tokens_axis(ax, which:str='x'):
+def tokens_axis(
+    ax, # Axes of matplotlib
+    which:str='x', # "x" or "y"
+):
     "Write token counts as 256, 4k, 1M"
     from matplotlib.ticker import FuncFormatter
     short = lambda v, _: f'{v/1e6:g}M' if v >= 1e6 else f'{v/1e3:g}k' if v >= 1e4 else f'{v:,.0f}'
@@ -74,7 +79,7 @@ def show_attn(
     p, # Attention weights `(T, S)`, or `(H, T, S)` for one panel a head
     title:str='', # The figure's message
     vmax:float=None, # Top of the colour scale; None: the largest weight
-):
+): # The figure
     "Draw attention weights: one row a query, one column a key"
     p = torch.as_tensor(p).detach().float().cpu()
     if p.dim() not in (2, 3): raise ShapeError(f"attention weights must be (T, S) or (H, T, S), got {tuple(p.shape)}")
@@ -90,7 +95,10 @@ def show_attn(
     return fig
 
 # %% ../nbs/39_plots.ipynb #569abb31
-def smooth(y, window:int):
+def smooth(
+    y, # Numbers
+    window:int, # Values; the first ones have fewer
+): # As many numbers
     "Running mean over the last `window` values"
     y = torch.as_tensor(y, dtype=torch.double)
     c = torch.cat([torch.zeros(1, dtype=torch.double), y.cumsum(0)])
@@ -103,7 +111,7 @@ def plot_curves(
     ylabel:str='loss (nats/token)', # With the unit
     window:int=1, # Running mean over so many points, drawn over the faint raw curve
     ax=None, # Axes to draw on; None makes a figure
-):
+): # The figure
     "Draw losses over training, each model in its own dress"
     if ax is None: _, ax = new_axes()
     xs, ys, xlabel = [], [], 'step'
@@ -127,7 +135,7 @@ def plot_layers(
     keep=(), # Layers that stay softmax
     title:str='', # The figure's message
     ylabel:str='score (nats/token)', # With the unit
-):
+): # The figure
     "Draw one bar a layer, kept layers filled"
     score = getattr(score, 'scores', score)
     texts = score if isinstance(score, dict) else {'': score}
@@ -149,7 +157,7 @@ def plot_needles(
     grids:dict, # Name -> "grid" of a recall summary
     title:str='', # The figure's message
     metric:str='logprob', # "logprob" (nats/token) or "exact" (share)
-):
+): # The figure
     "Length-depth map of a recall test, one panel a model"
     cols = min(2, len(grids)); rows = -(-len(grids)//cols)
     fig, axes = new_axes((6, 3 if rows == 1 else .4+2.2*rows), rows=rows, cols=cols, sharex=True, sharey=True, squeeze=False)
@@ -173,7 +181,7 @@ def plot_needles(
 def plot_tasks(
     results:dict, # Model -> task -> recall summary
     title:str='', # The figure's message
-):
+): # The figure
     "Task-length map, one panel a model: colour is the log-probability of the answers, text the share of exact ones"
     names, tasks = list(results), list(next(iter(results.values())))
     lengths = list(dict.fromkeys(n for r in results.values() for t in r.values() for n in t['by_length']))
@@ -197,9 +205,9 @@ def plot_tasks(
 def plot_profile(
     profiles:dict, # Name -> "edges" and "bins" of a language summary
     title:str='', # The figure's message
-    xlabel:str='position in the context (tokens)',
-    ylabel:str='KL to the teacher (nats/token)',
-):
+    xlabel:str='position in the context (tokens)', # With the unit
+    ylabel:str='KL to the teacher (nats/token)', # With the unit
+): # The figure
     "A score in bins that double, with intervals"
     _, ax = new_axes()
     ys = []
@@ -221,7 +229,7 @@ def plot_intervals(
     title:str='', # The figure's message
     xlabel:str='nats/token', # With the unit
     reference:str='teacher', # Its value is drawn as a grey line
-):
+): # The figure
     "One dot a model with its interval"
     fig, ax = new_axes((6, .55+.42*len(values)+.6))
     names = list(values)[::-1]
@@ -241,7 +249,7 @@ def plot_cost(
     what:str='cache', # "cache" (bytes) or "decode" (ms a token)
     title:str='', # The figure's message
     ax=None, # Axes to draw on; None makes a figure
-):
+): # The figure
     "Cache bytes or decode latency against context length; hollow markers: stretched caches"
     if ax is None: _, ax = new_axes()
     names, ys = list(dict.fromkeys(r['model'] for r in rows)), []
@@ -269,7 +277,7 @@ def plot_cost(
 def plot_throughput(
     rows:list, # "rows" of `measure_costs`
     title:str='', # The figure's message
-):
+): # The figure
     "Tokens per second against the batch, at the longest context"
     _, ax = new_axes()
     last, names = max(r['context'] for r in rows), list(dict.fromkeys(r['model'] for r in rows))

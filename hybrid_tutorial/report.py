@@ -23,7 +23,9 @@ KEYS = ('name', 'teacher', 'command', 'seed', 'date', 'machine', 'config', 'vers
         'models', 'samples', 'efficiency', 'limits', 'teacher_forward_tokens_per_s', 'peak_bytes')
 ORDER = ('teacher', 'all-linear', 'uniform', 'kl')
 
-def in_order(names)->list:
+def in_order(
+    names, # Of models
+)->list: # The same names
     "The usual four models first, in their usual order"
     rank = {n: i for i, n in enumerate(ORDER)}
     return sorted(names, key=lambda n: rank.get(plots.role_of(n), len(rank)))
@@ -43,7 +45,9 @@ def load_run(
     if 'curves' not in run and (folder/'metrics.jsonl').exists(): run['curves'] = read_curves(folder/'metrics.jsonl')
     return {'name': folder.name, **run}
 
-def read_curves(path)->dict:
+def read_curves(
+    path, # File of JSON lines
+)->dict: # stage: `{model: {"loss": [...], "tokens": [...]}}`; no "tokens" where a line lacks them
     "Loss curves from lines with `stage`, `loss`, and perhaps `model` and `tokens`"
     out = {}
     for line in Path(path).read_text(encoding='utf-8').splitlines():
@@ -73,36 +77,53 @@ def show(
     if interval and n.get('low') is not None: text += f" [{f(n['low'])}, {f(n['high'])}]"
     return text.replace('-', '−')
 
-def three(v:float)->str:
+def three(
+    v:float, # Any number
+)->str: # Text
     "Three significant digits, no exponent for everyday sizes"
     if v == 0 or not math.isfinite(v): return f'{v:g}'
     if abs(v) >= 1e6: return f'{v:.2e}'
     return f'{v:,.0f}' if abs(v) >= 100 else f'{v:.{max(0, 2-math.floor(math.log10(abs(v))))}f}' if abs(v) >= 1e-3 else f'{v:.1e}'
 
-def size(b)->str:
+def size(
+    b, # Bytes, or None
+)->str: # Text with a unit, or "missing"
     "Bytes for people"
     return 'missing' if b is None else f'{b/1e9:.2f} GB' if b >= 1e9 else f'{b/1e6:.1f} MB' if b >= 1e6 else f'{b/1e3:.1f} kB'
 
-def dig(d, *path):
+def dig(
+    d, # Nested dicts
+    *path, # Keys, from the outside in
+): # What is there
     "Walk into nested dicts; None where the way ends"
     for k in path:
         if not isinstance(d, dict) or k not in d: return None
         d = d[k]
     return d
 
-def cell(x)->str:
+def cell(
+    x, # Anything; shown as text
+)->str: # HTML
     "A table cell; an interval goes on a line of its own"
     main, bracket, rest = esc(x).partition(' [')
     return f'<td>{main} <span class="ci">[{rest}</span></td>' if bracket and rest.endswith(']') else f'<td>{esc(x)}</td>'
 
-def table(head, rows, caption)->str:
+def table(
+    head, # Names of the columns
+    rows, # Lists of cells
+    caption, # Above the table, also for screen readers
+)->str: # HTML
     "An HTML table that scrolls by itself; the first cell of each row is its header"
     top = ''.join(f'<th scope="col">{esc(h)}</th>' for h in head)
     body = ''.join('<tr>' + f'<th scope="row">{esc(r[0])}</th>' + ''.join(map(cell, r[1:])) + '</tr>' for r in rows)
     return f'<figure class="table"><figcaption>{esc(caption)}</figcaption><div class="scroll" tabindex="0" role="region" aria-label="{esc(caption)}">' \
            f'<table aria-label="{esc(caption)}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div></figure>'
 
-def picture(fig, alt:str, caption:str='')->str:
+def picture(
+    fig, # Of matplotlib; closed afterwards
+    alt:str, # What it shows, in words
+    caption:str='', # Below the figure, '' for none
+)->str: # HTML
     "A figure inside the page, with words for those who cannot see it"
     import matplotlib.pyplot as plt
     buf = io.BytesIO()
@@ -115,19 +136,31 @@ missing = lambda what: f'<p class="missing">Missing from this run: {esc(what)}.<
 section = lambda title, body: f'<section><h2>{esc(title)}</h2>{body}</section>'
 
 # %% ../nbs/61_report.ipynb #5d9d8d20
-def chosen(run)->str:
+def chosen(
+    run, # The parts of a run, see `load_run`
+)->str: # "KL-guided" where a model is called so, else "chosen"
     "How the layers of the run's main hybrid are called"
     return 'KL-guided' if any(plots.label_of(n) == 'KL-guided' for n in run.get('models') or {}) else 'chosen'
 
-def by_role(run)->dict:
+def by_role(
+    run, # The parts of a run, see `load_run`
+)->dict: # Role ("teacher", "all-linear", "uniform", "kl", or a name of its own): results
     "The models of a run under their usual names"
     return {plots.role_of(n): m for n, m in (run.get('models') or {}).items()}
 
-def recall_set(run):
+def recall_set(
+    run, # The parts of a run, see `load_run`
+): # None where there is no such text
     "Name of the first text that has tokens which need recall"
     return next((s for m in (run.get('models') or {}).values() for s, g in (m.get('sets') or {}).items() if 'recall' in g), None)
 
-def compare(run, text=None, group='recall', metric='loss', pair=('kl', 'uniform')):
+def compare(
+    run, # The parts of a run, see `load_run`
+    text=None, # Its name; None: `recall_set`
+    group='recall', # "recall" or "plain"
+    metric='loss', # "loss" or "kl"
+    pair=('kl', 'uniform'), # Roles, first minus second
+): # See `paired_difference`
     "Paired difference of two models on one text, main hybrid minus uniform by default, or None"
     models, text = by_role(run), text or recall_set(run)
     a, b = (dig(models.get(n), 'sets', text, group) for n in pair)
@@ -137,7 +170,9 @@ def compare(run, text=None, group='recall', metric='loss', pair=('kl', 'uniform'
 
 LEAST_GAP = 0.1  # nats/token between all-linear and teacher, below which a share of it says nothing
 
-def recall_kept(run)->dict:
+def recall_kept(
+    run, # The parts of a run, see `load_run`
+)->dict: # Role: share, 1 for the teacher and 0 for the all-linear student
     "Share of the teacher's recall that each model keeps; empty where there is nothing to keep"
     models, s = by_role(run), recall_set(run)
     room = compare(run, pair=('all-linear', 'teacher'))
@@ -147,12 +182,16 @@ def recall_kept(run)->dict:
     if top is None or bottom is None or bottom-top < LEAST_GAP: return {}
     return {n: (bottom-v)/(bottom-top) for n, v in loss.items() if v is not None}
 
-def plain_set(run):
+def plain_set(
+    run, # The parts of a run, see `load_run`
+): # `recall_set` where there is no other; None without texts
     "Name of the first text without recall tokens"
     s = recall_set(run)
     return next((n for m in (run.get('models') or {}).values() for n in (m.get('sets') or {}) if n != s), s)
 
-def verdict(run)->str:
+def verdict(
+    run, # The parts of a run, see `load_run`
+)->str: # A sentence
     "Which choice of layers kept recall better, or that the run cannot tell"
     diff, mine = compare(run), chosen(run)
     if not diff: return f'The paired comparison of {mine} with uniform layers is missing from this run.'
@@ -161,7 +200,9 @@ def verdict(run)->str:
     if not diff['separated']: return f'This run cannot tell the two choices of layers apart: the interval holds zero ({what}).'
     return f"{(mine[0].upper()+mine[1:]) if diff['value'] < 0 else 'Uniform'} layers keep recall better, beyond the interval ({what})."
 
-def price(run)->str:
+def price(
+    run, # The parts of a run, see `load_run`
+)->str: # A sentence, '' where perplexity was not measured
     "What the hybrid lost on plain text"
     models, text = by_role(run), plain_set(run)
     mine, ref = (dig(models.get(n), 'sets', text, 'plain', 'perplexity', 'value') for n in ('kl', 'teacher'))
@@ -169,7 +210,9 @@ def price(run)->str:
     kl = dig(models['kl'], 'sets', text, 'plain', 'kl')
     return f"On plain text ({text}) the {chosen(run)} hybrid's perplexity is {three(mine)} where the teacher's is {three(ref)}" + (f'; KL to the teacher {show(kl)} nats/token.' if kl else '.')
 
-def headline(run)->tuple:
+def headline(
+    run, # The parts of a run, see `load_run`
+)->tuple: # Title, sentences
     "Title of the page and the sentences below it"
     kept = recall_kept(run)
     pct = lambda n: f'{100*kept[n]:.0f} %'.replace('-', '−')
@@ -179,7 +222,9 @@ def headline(run)->tuple:
     return title, f'{verdict(run)} {price(run)}'.strip()
 
 # %% ../nbs/61_report.ipynb #6ac120d0
-def headline_table(run)->str:
+def headline_table(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Recall first, then plain text, one row a model"
     models, s, kept = run.get('models') or {}, recall_set(run), recall_kept(run)
     if not models: return missing('the evaluation of the models')
@@ -193,7 +238,9 @@ def headline_table(run)->str:
     head = ['model', f'recall loss, {s} (nats/token)', 'recall kept', 'needles found', f'KL to teacher, {plain} (nats/token)', f'perplexity, {plain}']
     return table(head, rows, 'What was lost and what was kept (95 % intervals in brackets)')
 
-def headline_figure(run)->str:
+def headline_figure(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "The recall loss of each model with its interval"
     models, s = run.get('models') or {}, recall_set(run)
     values = {n: v for n in in_order(models) if (v := dig(models[n], 'sets', s, 'recall', 'loss'))}
@@ -203,13 +250,17 @@ def headline_figure(run)->str:
     return picture(fig, alt, 'Dots are averages over tokens, bars are 95 % intervals over documents. Grey line: the teacher.')
 
 # %% ../nbs/61_report.ipynb #859cfb9c
-def how_scored(part)->str:
+def how_scored(
+    part, # Scores of one method, as a run has them
+)->str: # Sentences, '' where neither is known
     "Weights and cost of a set of scores, in words"
     weights = ' + '.join(f'{three(w)} x {t}' for t, w in (part.get('weights') or {}).items())
     cost = ', '.join(f'{three(v)} {k.replace("_", " ")}' for k, v in (part.get('cost') or {}).items())
     return ' '.join(filter(None, [weights and f'Ranked by {weights}.', cost and f'Cost: {cost}.']))
 
-def scores_section(run)->str:
+def scores_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Bar chart of the layer scores, kept layers filled"
     s = run.get('scores')
     if not s or not s.get('texts'): return missing('the layer scores')
@@ -229,7 +280,9 @@ def scores_section(run)->str:
     if keeps: out.insert(0, table(['model', 'layers that stay softmax'], [[plots.label_of(k), ', '.join(map(str, sorted(v)))] for k, v in keeps.items()], 'Kept layers'))
     return ''.join(out)
 
-def curves_section(run)->str:
+def curves_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "One figure a training stage"
     curves, out = run.get('curves') or {}, []
     for stage, models in curves.items():
@@ -243,7 +296,9 @@ def curves_section(run)->str:
         out.append(picture(fig, f'{stage}, training loss: {ends} ({unit})', f'Running mean over {max(1, n//25)} steps, single steps faint. {ends}.'))
     return ''.join(out) or missing('the loss curves of the training stages')
 
-def language_section(run)->str:
+def language_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Every language metric on every text"
     models, out = run.get('models') or {}, []
     cols = dict(loss='loss', perplexity='perplexity', kl='KL(teacher‖model)', reverse_kl='KL(model‖teacher)', agreement='same top word')
@@ -257,7 +312,10 @@ def language_section(run)->str:
         out.append(table(['model', *cols.values()], rows, f"{s}, {'tokens that need recall' if g == 'recall' else 'plain tokens'} ({n})"))
     return ''.join(out) + pairs_table(run, texts) if out else missing('perplexity and KL')
 
-def pairs_table(run, texts)->str:
+def pairs_table(
+    run, # The parts of a run, see `load_run`
+    texts, # Pairs of a text's name and "recall" or "plain"
+)->str: # HTML, '' where nothing can be compared
     "Paired differences of the two hybrids, where both were measured on the same documents"
     rows = []
     for s, g in sorted(texts, key=lambda t: t[1] != 'recall'):
@@ -267,7 +325,9 @@ def pairs_table(run, texts)->str:
     head = ['text', 'loss difference (nats/token)', 'beyond the interval', 'KL difference (nats/token)', 'beyond the interval']
     return table(head, rows, f'{chosen(run)} minus uniform on the same documents; negative: {chosen(run)} is closer') if rows else ''
 
-def needle_section(run)->str:
+def needle_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Needle map and table"
     models = run.get('models') or {}
     found = {n: models[n]['needle'] for n in in_order(models) if models[n].get('needle')}
@@ -279,7 +339,9 @@ def needle_section(run)->str:
     return picture(fig, alt, 'Mean log-probability of the five digits; 0 is certainty, −2.3 is guessing among ten digits.') + \
         table(['model', 'found', 'log-probability (nats/token)', *(f'{k} tokens' for k in lengths)], rows, 'Needles found by greedy decoding, all lengths and by length')
 
-def samples_section(run)->str:
+def samples_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "The same prompt continued by each model"
     if not run.get('samples'): return missing('sample continuations')
     out = []
@@ -290,7 +352,9 @@ def samples_section(run)->str:
         out.append(f'<div class="sample"><p class="prompt"><b>Prompt:</b> {esc(s.get("prompt", ""))}</p>{how}<dl>{body}</dl></div>')
     return ''.join(out)
 
-def cost_sentence(end)->str:
+def cost_sentence(
+    end, # Model: its row of `measure_efficiency` at the longest context
+)->str: # HTML, '' where one of the two was not measured
     "The hybrid against the teacher at the longest context"
     rows = {plots.role_of(n): r for n, r in end.items()}
     if 'kl' not in rows or 'teacher' not in rows: return ''
@@ -307,14 +371,18 @@ def draw_costs(
     if len(batches) > 1: figs['throughput'] = plots.plot_throughput(rows, 'More sequences at once, more tokens a second')
     return figs
 
-def meeting(got)->str:
+def meeting(
+    got, # "efficiency" of a run
+)->str: # HTML, '' where no crossover was measured
     "Where each model becomes cheaper than the first one measured"
     where = lambda c: 'nowhere in this range' if c is None else 'at every context measured' if c == 0 else f'from {c:,.0f} tokens on'
     first = got['rows'][0]['model']
     lines = [f"{plots.label_of(n)}{'' if len(by) == 1 else f', batch {b}'}: smaller than the {plots.label_of(first)} {where(c['bytes'])}, faster {where(c['time'])}." for n, by in (got.get('crossover') or {}).items() for b, c in by.items()]
     return '<ul>' + ''.join(f'<li>{esc(l)}</li>' for l in lines) + '</ul>' if lines else ''
 
-def profile_section(run)->str:
+def profile_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Where in the context, and on which words, a model leaves its teacher"
     models, s = run.get('models') or {}, plain_set(run)
     out = []
@@ -326,7 +394,9 @@ def profile_section(run)->str:
         out.append(picture(plots.plot_profile(found, f"{unit} by {'position' if key == 'by_position' else 'word frequency'}, {s}", what, f'{unit} (nats/token)'), f'{unit} along {what}: {says} nats per token', f'Bins double. First and last bin: {says}.'))
     return ''.join(out) or missing('KL by position and by word frequency')
 
-def tasks_section(run)->str:
+def tasks_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Every recall task, by model and length"
     models = run.get('models') or {}
     found = {n: models[n]['tasks'] for n in in_order(models) if models[n].get('tasks')}
@@ -338,7 +408,9 @@ def tasks_section(run)->str:
     maps = ''.join(picture(plots.plot_needles({n: r[t]['grid'] for n, r in found.items()}, f'{t}: length and depth'), f'{t} by prompt length and depth. ' + '; '.join(f"{plots.label_of(n)}: {show(r[t]['logprob'])} nats per token" for n, r in found.items()), '') for t in tasks if len(next(iter(found.values()))[t]['grid']['depths']) > 1)
     return picture(plots.plot_tasks(found, 'What each memory can do'), alt, 'Yellow is certain; every model answered the same questions.') + table_of + f'<details><summary>Length-depth map of each task</summary>{maps}</details>'
 
-def cost_section(run)->str:
+def cost_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Cache bytes and latency against context"
     rows = dig(run, 'efficiency', 'rows')
     if not rows: return missing('cache bytes and latency')
@@ -371,7 +443,9 @@ GLOSSARY = {
     'Cache': 'Bytes that decoding keeps for the tokens read so far. A softmax layer grows with the context, a linear layer does not.',
     'Layer score': 'What keeping the layer softmax is worth, measured as KL to the teacher; higher means keep.'}
 
-def facts_section(run)->str:
+def facts_section(
+    run, # The parts of a run, see `load_run`
+)->str: # HTML
     "Command, wall times, settings, versions"
     out = [f'<p>Command:</p><pre>{esc(run["command"])}</pre>' if run.get('command') else missing('the command')]
     facts = [[k, run[k]] for k in ('teacher', 'seed', 'date', 'machine') if run.get(k) is not None]
@@ -442,18 +516,26 @@ def write_report(
     return Path(path)
 
 # %% ../nbs/61_report.ipynb #01495a1f
-def run_names(runs:list)->list:
+def run_names(
+    runs:list, # Two or more runs, as `render_report` takes them
+)->list: # One per run
     "A name for each run, all different"
     names = [str(r.get('name') or f'run {i+1}') for i, r in enumerate(runs)]
     return [n if names.count(n) == 1 else f'{n} ({i+1})' for i, n in enumerate(names)]
 
-def differences_table(runs, names)->str:
+def differences_table(
+    runs, # Two or more runs, as `render_report` takes them
+    names, # From `run_names`
+)->str: # HTML
     "Settings that are not the same everywhere"
     configs = [{k: v for k, v in {**(r.get('config') or {}), 'teacher': r.get('teacher'), 'seed': r.get('seed')}.items()} for r in runs]
     keys = [k for k in dict.fromkeys(k for c in configs for k in c) if len({json.dumps(c.get(k), default=str) for c in configs}) > 1]
     return table(['setting', *names], [[k, *(str(c.get(k, 'not said')) for c in configs)] for k in keys], 'Settings that differ') if keys else '<p>All settings that these runs say are the same.</p>'
 
-def comparison_table(runs, names)->str:
+def comparison_table(
+    runs, # Two or more runs, as `render_report` takes them
+    names, # From `run_names`
+)->str: # HTML
     "Every model of every run"
     rows, s, plain = [], recall_set(runs[0]), plain_set(runs[0])
     for run, name in zip(runs, names):
@@ -469,7 +551,10 @@ def comparison_table(runs, names)->str:
     head = ['run and model', 'softmax layers', f'recall loss, {s} (nats/token)', 'recall kept', 'needles', f'KL to teacher, {plain} (nats/token)', f'perplexity, {plain}', 'cache at the longest context', 'time per token there (ms)']
     return table(head, rows, 'What each run lost and kept (95 % intervals in brackets)')
 
-def across(runs, names)->str:
+def across(
+    runs, # Two or more runs, as `render_report` takes them
+    names, # From `run_names`
+)->str: # HTML
     "The main hybrids of two runs on the same documents"
     rows = []
     for i in range(len(runs)):

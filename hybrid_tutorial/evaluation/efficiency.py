@@ -94,7 +94,7 @@ def cache_bytes(
 def stretch_cache(
     past_key_values, # A cache after a prefill
     length:int, # Tokens that every softmax layer shall hold
-):
+): # The same cache
     "Lengthen a cache in place by repeating its keys and values; states of linear layers stay as they are"
     for layer in past_key_values.layers:
         keys = getattr(layer, 'keys', None)
@@ -120,7 +120,13 @@ def step(
 # %% ../../nbs/42_efficiency.ipynb #0435d24d
 class Gauge:
     "One model on its way through growing contexts"
-    def __init__(self, model, words, batch=1, chunk=512, seed=0):
+    def __init__(self,
+        model, # A causal language model
+        words, # Token ids are drawn below this
+        batch=1, # Sequences
+        chunk=512, # Tokens read at once in a prefill
+        seed=0, # Of the tokens
+    ):
         self.model, self.batch, self.chunk, self.words = model, batch, chunk, words
         self.gen = torch.Generator().manual_seed(seed)
         self.past, self.length, self.seconds, self.prefilled, self.stretched = None, 0, 0., 0, False
@@ -149,7 +155,10 @@ class Gauge:
 # %% ../../nbs/42_efficiency.ipynb #227cdd79
 class Peak:
     "Bytes beyond the start that a block needed at its worst; `bytes` is None where nobody counts"
-    def __init__(self, device): self.cuda, self.bytes = torch.device(device).type == 'cuda', None
+    def __init__(self,
+        device, # Whose memory; on a CPU that of this process
+    ):
+        self.cuda, self.bytes = torch.device(device).type == 'cuda', None
     def __enter__(self):
         if self.cuda: torch.cuda.reset_peak_memory_stats(); self.start = torch.cuda.memory_allocated()
         else:
@@ -162,7 +171,9 @@ class Peak:
         if self.cuda: self.bytes = torch.cuda.max_memory_allocated()-self.start
         elif self.start is not None: self.bytes = max(0, resident('VmHWM')-self.start)
 
-def resident(key:str)->int:
+def resident(
+    key:str, # "VmRSS" now, "VmHWM" at the worst
+)->int: # Bytes
     "A line of /proc/self/status, in bytes"
     with open('/proc/self/status') as f: return next(int(l.split()[1])*1024 for l in f if l.startswith(key+':'))
 
@@ -211,7 +222,13 @@ def measure_efficiency(
     return dict(rows=rows, settings=settings)
 
 # %% ../../nbs/42_efficiency.ipynb #80151ddd
-def row_of(name, gauge, context, at, times):
+def row_of(
+    name, # Of the model
+    gauge, # A `Gauge` that stands at this context
+    context, # Tokens
+    at, # After the prefill: `cache_bytes`, `prefilled` tokens, `seconds` of it, bytes `grown` or None
+    times, # Seconds of each decode step
+): # A row of `measure_efficiency`
     "One line of the table"
     p = next(gauge.model.parameters())
     weights = {q.data_ptr(): q.numel()*q.element_size() for q in gauge.model.parameters()}

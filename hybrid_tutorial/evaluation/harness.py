@@ -13,7 +13,7 @@ from .language import number
 from .recall import wilson
 
 # %% ../../nbs/44_harness.ipynb #ba91848b
-def harness():
+def harness(): # The module
     "The package `lm_eval`, or an error that says how to get it"
     if not importlib.util.find_spec('lm_eval'): raise ConfigError('tasks need lm-evaluation-harness: pip install "hybrid_tutorial[eval]" (or pip install "lm-eval>=0.4.9")')
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -101,7 +101,9 @@ def evaluate_tasks(
     return dict(tasks=read_results(got), samples=samples, settings=settings)
 
 @contextlib.contextmanager
-def failing_data(tasks):
+def failing_data(
+    tasks, # Their names, for the message
+):
     "Say what to do when a task's data cannot be had"
     try: yield
     except Exception as e:

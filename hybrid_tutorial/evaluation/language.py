@@ -41,7 +41,7 @@ def hidden_states(
 # %% ../../nbs/40_language.ipynb #d51705e0
 def base_config(
     model, # Causal language model, hybrid or not, or its config
-):
+): # A configuration of transformers
     "The config that describes the decoder: a hybrid's `base`, or the model's own"
     cfg = getattr(model, 'config', None if isinstance(model, torch.nn.Module) else model)
     base = getattr(cfg, 'base', None)
@@ -80,7 +80,10 @@ def targets_of(
     return dict(valid=valid, target=ids[:, 1:][valid], recall=recall[:, 1:][valid], unit=unit, position=at[valid])
 
 # %% ../../nbs/40_language.ipynb #1d489049
-def check_batch(model, batch):
+def check_batch(
+    model, # A causal language model
+    batch, # With `input_ids`, `(B, T)`
+):
     "Refuse tokens that the model has no embedding for"
     ids = batch['input_ids']
     if ids.dim() != 2 or ids.shape[1] < 2: raise ShapeError(f"input_ids must be (B, T) with T > 1, got {tuple(ids.shape)}")
@@ -89,12 +92,17 @@ def check_batch(model, batch):
     if rows and int(ids.max()) >= rows:
         raise DataError(f"token {int(ids.max())} is beyond the model's {rows} embedding rows; use the tokenizer that belongs to the model")
 
-def device_of(model)->torch.device:
+def device_of(
+    model, # Any module
+)->torch.device: # Of its first parameter; the CPU if it has none
     "Where a model's weights are"
     return next((p.device for p in model.parameters()), torch.device('cpu'))
 
 @contextlib.contextmanager
-def evaluating(*models, dtype='auto'):
+def evaluating(
+    *models, # Causal language models, all on the first one's device
+    dtype='auto', # "auto", "float32", "bfloat16" or "float16"; or a torch dtype
+):
     "No gradients, no dropout, products in `dtype`; each model's mode is put back afterwards"
     device, modes = device_of(models[0]), [m.training for m in models]
     dtype = pick_dtype(dtype, device) if isinstance(dtype, str) else dtype
@@ -322,7 +330,12 @@ def sliding_windows(
         if len(batch) == batch_size: yield stack_rows(batch, pad); batch = []
     if batch: yield stack_rows(batch, pad)
 
-def windows_of(number:int, ids:Tensor, window:int, stride:int):
+def windows_of(
+    number:int, # Of the document
+    ids:Tensor, # Its tokens, `(T,)`
+    window:int, # Most tokens of a row
+    stride:int, # Tokens that each row after the first adds
+):
     "The rows of one document: number, tokens, how many at the end count"
     done = 1 if len(ids) > 1 else 0                          # the first token is nobody's target
     while 0 < done < len(ids):
@@ -330,7 +343,10 @@ def windows_of(number:int, ids:Tensor, window:int, stride:int):
         yield number, ids[max(0, stop-window):stop], stop-done
         done = stop
 
-def stack_rows(rows:list, pad:int)->dict:
+def stack_rows(
+    rows:list, # From `windows_of`
+    pad:int, # Token id behind shorter rows
+)->dict: # `input_ids`, `doc_ids` (-1 where padded), `count_mask`, all `(B, T)`, and `document` `(B,)`
     "Rows of different length as one batch, padded behind"
     T = max(len(ids) for _, ids, _ in rows)
     out = dict(input_ids=torch.full((len(rows), T), pad), doc_ids=torch.full((len(rows), T), -1), count_mask=torch.zeros(len(rows), T, dtype=torch.bool),

@@ -60,7 +60,10 @@ def wrap(
     return frame(tokenizer, QUESTION.format(key=key), LEAD.format(key=key), style, 'Read the text and remember the magic number in it.')
 
 # %% ../../nbs/41_recall.ipynb #6b34f11f
-def encode(tokenizer, text:str)->list: # Token ids, nothing added
+def encode(
+    tokenizer, # Any tokenizer
+    text:str, # One string
+)->list: # Token ids, nothing added
     "Token ids of a text, without special tokens of the tokenizer's own"
     return tokenizer(text, add_special_tokens=False)['input_ids']
 
@@ -152,7 +155,11 @@ def score_items(
                 out[i] = dict(logprob=float(logp.gather(-1, goal[:, None]).mean()), top1=float(right.float().mean()), exact=int(right.all()))
     return out
 
-def batches_of(items, batch_size:int, batch_tokens:int):
+def batches_of(
+    items, # `RecallItem`s
+    batch_size:int, # Most items in a group
+    batch_tokens:int, # Most tokens in a group of two or more, padding included
+):
     "Groups of items of about equal length"
     order, group = sorted(range(len(items)), key=lambda i: len(items[i].prompt)+len(items[i].answer)), []
     for i in order:

@@ -28,7 +28,11 @@ class Scene:
 
 class Kit:
     "Tokenizer, haystack, dice"
-    def __init__(self, tokenizer, haystack:Tensor, rng:random.Random):
+    def __init__(self,
+        tokenizer, # Any tokenizer
+        haystack:Tensor, # Token ids of a text, 1-D
+        rng:random.Random, # Decides everything that is drawn
+    ):
         self.tok, self.hay, self.rng = tokenizer, haystack, rng
 
     def ids(self, text)->list: return encode(self.tok, text) if isinstance(text, str) else list(text)
@@ -55,7 +59,7 @@ LAST = ('Bell Cole Dunn Ek Fry Gray Holm Iles Jain Kerr Lund Mertz North Orr Pen
 
 # %% ../../nbs/41b_recall_tasks.ipynb #9ac9cc25
 def scatter(
-    kit:Kit,
+    kit:Kit, # A `Kit`
     sentences:list, # (text, place from 0 to 1)
     least:int=32, # Tokens of text that there must be
 ): # Body
@@ -74,7 +78,7 @@ def scatter(
 
 # %% ../../nbs/41b_recall_tasks.ipynb #d6635521
 def listing(
-    kit:Kit,
+    kit:Kit, # A `Kit`
     lines, # Iterator of lines
     target, # Lines that must be there, the one asked for first
     depth:float, # Of the first target
@@ -96,35 +100,62 @@ def listing(
     return body
 
 # %% ../../nbs/41b_recall_tasks.ipynb #129ff826
-def single(kit, depth):
+def single(
+    kit, # A `Kit`
+    depth, # Of the sentence, 0 front ... 1 back
+): # A `Scene`
+    "One number hidden in a text"
     key, value = kit.rng.choice(KEYS), kit.number()
     return Scene(scatter(kit, [(NEEDLE.format(key=key, value=value), depth)]), (value,), QUESTION.format(key=key), LEAD.format(key=key))
 
-def multikey(kit, depth, others=4):
+def multikey(
+    kit, # A `Kit`
+    depth, # Of the sentence asked for, 0 front ... 1 back
+    others=4, # Sentences of the same kind, at random places
+): # A `Scene`
+    "One number asked for, with others of its kind in the text"
     keys, values = kit.names(others+1), [kit.number() for _ in range(others+1)]
     places = [depth]+[kit.rng.random() for _ in range(others)]
     hidden = [(NEEDLE.format(key=k, value=v), p) for k, v, p in zip(keys, values, places)]
     return Scene(scatter(kit, hidden), (values[0],), QUESTION.format(key=keys[0]), LEAD.format(key=keys[0]))
 
-def multivalue(kit, depth, n=3):
+def multivalue(
+    kit, # A `Kit`
+    depth, # Of the first number, 0 front ... 1 back; the rest follow at even distances
+    n=3, # Numbers
+): # A `Scene`
+    "Several numbers of one person"
     key, values = kit.names(1)[0], [kit.number() for _ in range(n)]
     places = [depth+(1-depth)*i/n for i in range(n)]
     hidden = [(f' One of the magic numbers of {key} is {v}.', p) for v, p in zip(values, places)]
     return Scene(scatter(kit, hidden), spaced(values, ','), f'What are the {n} magic numbers of {key}, in the order of the text?', f'The magic numbers of {key} are')
 
-def multiquery(kit, depth, n=3):
+def multiquery(
+    kit, # A `Kit`
+    depth, # Of the first person's number, 0 front ... 1 back
+    n=3, # People
+): # A `Scene`
+    "One number each of several people"
     keys, values = kit.names(n), [kit.number() for _ in range(n)]
     hidden = [(NEEDLE.format(key=k, value=v), p) for k, v, p in zip(keys, values, [depth]+[kit.rng.random() for _ in range(n-1)])]
     answer = [values[0]]
     for k, v in zip(keys[1:], values[1:]): answer += ['. '+LEAD.format(key=k), v]
     return Scene(scatter(kit, hidden), tuple(answer), f"What are the magic numbers of {', '.join(keys[:-1])} and {keys[-1]}?", LEAD.format(key=keys[0]))
 
-def spaced(answers, by:str)->tuple:
+def spaced(
+    answers, # Texts
+    by:str, # What stands between two
+)->tuple: # Answer, given words, answer, ...
     "Answers with something between them"
     return tuple(x for a in answers for x in (by, a))[1:]
 
 # %% ../../nbs/41b_recall_tasks.ipynb #e787433b
-def variables(kit, depth, hops=2):
+def variables(
+    kit, # A `Kit`
+    depth, # Of the first assignment, 0 front ... 1 back; the rest follow at even distances
+    hops=2, # Assignments from one variable to the next
+): # A `Scene`
+    "Every variable with one value, in a text that holds a second chain of them"
     names = list(dict.fromkeys(''.join(kit.rng.choice('BCDFGHJKLMNPQRSTVWXZ') for _ in range(3)) for _ in range(40)))[:2*(hops+1)]
     chains, values = (names[:hops+1], names[hops+1:]), (kit.number(), kit.number())
     places = ([depth+(1-depth)*i/(hops+1) for i in range(hops+1)], sorted(kit.rng.random() for _ in range(hops+1)))
@@ -136,7 +167,11 @@ COMMON = ('apple river stone candle garden window silver mountain butter letter 
           'needle orange pencil rabbit saddle temple valley wagon anchor bridge carpet desert engine feather glove harbor insect jacket kettle lemon '
           'mirror napkin oyster pepper quilt ribbon shovel turtle umbrella velvet whistle yellow zebra barrel copper dragon eagle flower ginger honey').split()
 
-def bag(kit, counts:dict, more):
+def bag(
+    kit, # A `Kit`
+    counts:dict, # Word -> how often
+    more, # Iterator of words that fill up
+): # Body
     "Body: words as often as `counts` says, then those of `more` while they fit, all shuffled"
     def body(room):
         bag = [w for w, n in counts.items() for _ in range(n)]
@@ -150,28 +185,51 @@ def bag(kit, counts:dict, more):
         return (kit.text(left) if left else [])+[i for w in bag for i in kit.ids(' '+w)], 0.
     return body
 
-def common(kit, depth, counts=(9, 7, 5)):
+def common(
+    kit, # A `Kit`
+    depth, # Not used: the words are everywhere
+    counts=(9, 7, 5), # How often each of the words asked for occurs
+): # A `Scene`
+    "The words that occur most often, among words that occur once or twice"
     words = kit.rng.sample(COMMON, len(COMMON))
     rare = (w for _ in range(2) for w in words[len(counts):])
     return Scene(bag(kit, dict(zip(words, counts)), rare), spaced(words[:len(counts)], ','), f'Which {len(counts)} words occur most often, the most frequent first?', 'The most frequent words are')
 
-def frequent(kit, depth, top=18):
+def frequent(
+    kit, # A `Kit`
+    depth, # Not used: the words are everywhere
+    top=18, # How often the most frequent word occurs; the next two a quarter and a ninth of that
+): # A `Scene`
+    "The three made-up words that occur most often, frequencies falling as a power"
     words = kit.words(400)
     counts = [max(1, top//(r+1)**2) for r in range(3)]
     return Scene(bag(kit, dict(zip(words, counts)), iter(words[3:])), spaced(words[:3], ','), 'Which 3 made-up words occur most often, the most frequent first?', 'The most frequent words are')
 
 # %% ../../nbs/41b_recall_tasks.ipynb #aab9e812
-def phonebook(kit, depth):
+def phonebook(
+    kit, # A `Kit`
+    depth, # Of the line asked for, 0 front ... 1 back
+): # A `Scene`
+    "One number in a list of names and numbers"
     names = kit.names(len(FIRST)*len(LAST))
     lines, numbers = (f'{n}: {kit.number()}' for n in names[1:]), kit.number()
     return Scene(listing(kit, lines, [f'{names[0]}: {numbers}'], depth), (numbers,), f'What is the number of {names[0]}?', f'{names[0]}:')
 
-def associative(kit, depth):
+def associative(
+    kit, # A `Kit`
+    depth, # Of the line asked for, 0 front ... 1 back
+): # A `Scene`
+    "One line in a list of pairs of made-up words"
     words = kit.words(4000)
     lines = (f'{a} = {b}' for a, b in zip(words[2::2], words[3::2]))
     return Scene(listing(kit, lines, [f'{words[0]} = {words[1]}'], depth), (words[1],), f'What does {words[0]} equal?', f'{words[0]} =')
 
-def multihop(kit, depth, hops=2):
+def multihop(
+    kit, # A `Kit`
+    depth, # Of the first line of the chain, 0 front ... 1 back
+    hops=2, # Lines to follow
+): # A `Scene`
+    "Several lines of such a list, one after the other"
     words = kit.words(4000)
     chain, rest = words[:hops+1], words[hops+1:]
     lines = (f'{a} = {b}' for a, b in zip(rest[::2], rest[1::2]))
@@ -179,7 +237,13 @@ def multihop(kit, depth, hops=2):
                  f'Start from {chain[0]} and follow the list {hops} times. Where does one arrive?', f'{hops} steps from {chain[0]} is')
 
 # %% ../../nbs/41b_recall_tasks.ipynb #0bf568db
-def copying(kit, depth, begun=12, go=12):
+def copying(
+    kit, # A `Kit`
+    depth, # Of the passage, 0 front ... 1 back
+    begun=12, # Tokens of the passage that the question repeats
+    go=12, # Tokens that the answer must add
+): # A `Scene`
+    "A passage of the text, begun again"
     start = kit.rng.randrange(max(len(kit.hay)-begun-go, 1))
     passage = kit.hay[start:start+begun+go].tolist()
     def body(room):
@@ -192,7 +256,13 @@ def copying(kit, depth, begun=12, go=12):
         return text[:at]+passage+text[at:], at/max(n, 1)
     return Scene(body, (passage[begun:],), 'One passage of the text begins with the following words. How does it go on?', passage[:begun])
 
-def induction(kit, depth, begun=8, go=8):
+def induction(
+    kit, # A `Kit`
+    depth, # Of the row, 0 front ... 1 back
+    begun=8, # Tokens of the row that the prompt ends with
+    go=8, # Tokens that the answer must add
+): # A `Scene`
+    "A row of random tokens among random tokens, begun again"
     words = sorted(set(kit.hay[:20000].tolist()))
     row = [kit.rng.choice(words) for _ in range(begun+go)]
     def body(room):

@@ -78,7 +78,9 @@ def evaluate_models(
     for r in out.values(): r['settings'] = settings
     return out
 
-def describe(model)->dict:
+def describe(
+    model, # A causal language model, hybrid or not
+)->dict: # Numbers of `parameters` and `layers`, and `keep`, the layers that are softmax
     "Size of a model and the kinds of its layers"
     kinds = layer_kinds(model) if getattr(model, 'config', None) is not None else []
     params = {p.data_ptr(): p.numel() for p in model.parameters()}

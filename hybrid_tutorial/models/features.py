@@ -20,9 +20,9 @@ from ..ops.feature_maps import hedgehog, random_directions
 @dataclass(frozen=True)
 class FeatureSettings(MixerSettings):
     "Settings of `Hedgehog` and `Performer`"
-    rope:bool = True
-    gate:str = 'none'
-    out_norm:bool = False
+    rope:bool = True           # as the teacher does
+    gate:str = 'none'          # no output gate
+    out_norm:bool = False      # no norm on what is read
     decay:str = 'none'         # these never forget
     features:int = 64          # `M`: Hedgehog has twice as many, Performer exactly these
     CHOICES:ClassVar[dict] = {**MixerSettings.CHOICES, 'decay': ('none',)}

@@ -83,26 +83,34 @@ def check_keep(
     return sorted(keep)
 
 def idle_forms(
-    config:HybridConfig,
+    config:HybridConfig, # Of the hybrid: which form is in use
     own, # The teacher's attention modules
 )->nn.ModuleDict: # By layer, where both forms exist
     "The form of each layer that is not in use"
     return nn.ModuleDict({str(i): own[i] if config.is_mixer(i) else make_mixer(config.mixer, read_shape(own[i]), i, config.mixer_settings)
                           for i, kind in enumerate(own_kinds(config.base)) if kind == 'full_attention'})
 
-def own_kinds(base:PreTrainedConfig)->list[str]:
+def own_kinds(
+    base:PreTrainedConfig, # A teacher's configuration
+)->list[str]: # One kind per layer
     "The teacher's own `layer_types`"
     window = getattr(base, 'sliding_window', None) and getattr(base, 'use_sliding_window', True)
     return list(getattr(base, 'layer_types', None) or ['sliding_attention' if window else 'full_attention']*base.num_hidden_layers)
 
-def kinds(base:PreTrainedConfig, keep, mixer:str='linear_attention')->list[str]:
+def kinds(
+    base:PreTrainedConfig, # A teacher's configuration
+    keep, # Layers that stay softmax
+    mixer:str='linear_attention', # Kind of a replaced layer, see `mixer_kind`
+)->list[str]: # One kind per layer
     "`layer_types` of a hybrid of `base` that keeps the softmax layers `keep`; layers with a window of their own stay"
     return [own if i in keep or own != 'full_attention' else mixer for i, own in enumerate(own_kinds(base))]
 
 # %% ../../nbs/14_hybrid.ipynb #452d95af
 class HybridCache(DynamicCache):
     "transformers' dynamic cache, which also knows its length when no layer is softmax"
-    def __init__(self, config:HybridConfig):
+    def __init__(self,
+        config:HybridConfig, # Of the hybrid: kind and window of each layer
+    ):
         layers = []
         for i, kind in enumerate(config.layer_types):
             window = config.window+1 if config.is_mixer(i) else getattr(config.base, 'sliding_window', None)
@@ -257,7 +265,9 @@ def _fill_box(attn, args, kwargs, output):
     x = kwargs.get('hidden_states', args[0] if args else None)
     if kwargs.get('carry') is not None: kwargs['carry'].setdefault('values', attn.v_proj(x).unflatten(-1, (-1, attn.head_dim)))
 
-def carry_values(trunk:nn.Module):
+def carry_values(
+    trunk:nn.Module, # A decoder, `model.model` of a causal language model; gets hooks
+):
     "Let the first layer's values travel with the forward pass, where a mixer asks for them"
     mixers = [l.self_attn for l in trunk.layers if isinstance(l.self_attn, Mixer)]
     if not any(hasattr(m, 'blend') for m in mixers): return

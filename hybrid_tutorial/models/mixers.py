@@ -68,7 +68,10 @@ def rotate(
 # %% ../../nbs/12_mixers.ipynb #d1ae3170
 class RMSNorm(nn.Module):
     "Root-mean-square norm with a learned weight, computed in float32"
-    def __init__(self, size:int, eps:float=1e-5):
+    def __init__(self,
+        size:int, # Numbers in the last dimension
+        eps:float=1e-5, # Added to the mean square
+    ):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
     def forward(self, x):
@@ -175,7 +178,11 @@ class LinearMixer(Mixer):
     op = ''              # a key of `ops.dispatch.OPERATORS`
     scale = None         # factor on the queries; None is `K**-0.5`
 
-    def __init__(self, shape, layer_idx, settings):
+    def __init__(self,
+        shape, # Geometry of the layer it replaces, an `AttentionShape`
+        layer_idx, # Its place in the decoder
+        settings, # A `MixerSettings`, or the subclass's own
+    ):
         super().__init__(shape, layer_idx, settings)
         D, H, K = shape.width, shape.heads, shape.head_dim
         if settings.gate in ('open', 'silu', 'sigmoid'): self.g_proj = nn.Linear(D, H*K, bias=False)
@@ -265,11 +272,19 @@ def borders(
     new[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
     return F.pad(new.flatten().nonzero()[:, 0], (0, 1), value=B*T)
 
-def last_state(cache, layer_idx:int):
+def last_state(
+    cache, # A transformers cache, or None
+    layer_idx:int, # Place in the decoder
+): # `(B, H, K, V)`; None where nothing has been read yet
     "The recurrent state `(B, H, K, V)` that a transformers cache holds for a layer, or None"
     return None if cache is None or not cache.layers[layer_idx].is_recurrent_states_initialized[0] else cache.get_recurrent_state(layer_idx)
 
-def keep_state(cache, layer_idx:int, state, tokens:int):
+def keep_state(
+    cache, # A transformers cache; None stores nothing
+    layer_idx:int, # Place in the decoder
+    state, # `(B, H, K, V)`, after these tokens
+    tokens:int, # How many were read since the last call
+):
     "Store the state after `tokens` more tokens in a transformers cache"
     if cache is None: return
     layer = cache.layers[layer_idx]
@@ -362,7 +377,7 @@ MIXERS = {
 def mixer_settings(
     name:str, # A key of `MIXERS`
     overrides:dict|None=None, # Settings that differ from the preset
-):
+): # A `MixerSettings`, or the mixer's own kind of it
     "The frozen settings of a mixer preset"
     if not isinstance(name, str) or name not in MIXERS: raise ConfigError(unknown('mixer', name, MIXERS))
     if not isinstance(overrides or {}, dict): raise ConfigError(f"mixer settings must be a dict, got {overrides!r}")

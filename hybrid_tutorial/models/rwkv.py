@@ -17,7 +17,10 @@ from .mixers import MIXERS, LinearMixer, MixerSettings, spread
 from ..ops.rwkv7 import rwkv7_inputs
 
 # %% ../../nbs/12c_mixers_rwkv.ipynb #558e9a0e
-def depth(shape, layer_idx:int)->float: # 0 for the first layer, 1 for the last
+def depth(
+    shape, # An `AttentionShape`
+    layer_idx:int, # Place in the decoder
+)->float: # 0 for the first layer, 1 for the last
     "Where in the decoder a layer stands"
     return layer_idx/max(shape.layers-1, 1)
 
@@ -31,7 +34,11 @@ def decay_curve(
 # %% ../../nbs/12c_mixers_rwkv.ipynb #948e6d67
 class TokenShift(nn.Module):
     "Mix in the previous token, by learned and input-dependent amounts"
-    def __init__(self, D:int, names:str, rank:int):
+    def __init__(self,
+        D:int, # Model width
+        names:str, # One letter for each mixture that comes out, such as "qkvwg"
+        rank:int, # Of the input-dependent part
+    ):
         super().__init__()
         self.names, self.rank = names, rank
         self.mu_x, self.mu = nn.Parameter(torch.zeros(D)), nn.Parameter(torch.zeros(len(names), D))
@@ -49,7 +56,13 @@ class TokenShift(nn.Module):
         return {name: x+dx*amount[:, :, i] for i, name in enumerate(self.names)}
 
 # %% ../../nbs/12c_mixers_rwkv.ipynb #0448d154
-def token_before(x, layer_idx, cache=None, mask=None, doc_ids=None):
+def token_before(
+    x, # `(B, T, D)`
+    layer_idx, # Place in the decoder
+    cache=None, # A transformers cache with the last input; None starts anew
+    mask=None, # `(B, T)`, 0 where padded
+    doc_ids=None, # `(B, T)`, document of each token
+): # As `x`
     "The input one token earlier `(B, T, D)`; 0 before the first token of a row or document"
     if mask is not None: x = x*mask.unsqueeze(-1).to(x.dtype)
     layer = None if cache is None else cache.layers[layer_idx]
@@ -63,8 +76,8 @@ def token_before(x, layer_idx, cache=None, mask=None, doc_ids=None):
 @dataclass(frozen=True)
 class RWKV6Settings(MixerSettings):
     "Settings of `RWKV6`; the defaults are RADLADS' RADFinch"
-    gate:str = 'sigmoid'
-    out_norm:bool = False
+    gate:str = 'sigmoid'       # starts at 1/2
+    out_norm:bool = False      # no norm on what is read
     decay:str = 'curve'        # "curve" by channel and depth, "spread" over heads, "teacher" by its attention distances
     shift_rank:int = 32        # of the token shift
     decay_rank:int = 64        # of the decay's dependence on the input
@@ -108,22 +121,31 @@ class RWKV6(LinearMixer):
 @dataclass(frozen=True)
 class RWKV7Settings(MixerSettings):
     "Settings of `RWKV7`; the defaults are RADLADS' RADGoose"
-    rope:bool = True
-    gate:str = 'lowrank'
-    out_norm:bool = False
+    rope:bool = True           # as the teacher does
+    gate:str = 'lowrank'       # two thin matrices; or a gate of the other mixers
+    out_norm:bool = False      # no norm on what is read
     decay:str = 'curve'        # "curve" by channel and depth, "spread" over heads, "teacher" by its attention distances
     value_residual:bool = True # mix in the first layer's values
     value_mix:float = 1.       # logit of its share at the start
     CHOICES:ClassVar[dict] = {**MixerSettings.CHOICES, 'decay': ('curve', 'spread', 'teacher'), 'gate': ('lowrank', *MixerSettings.CHOICES['gate'])}
 
-def low_rank(width:int, factor:float, power:float=0.5)->int: # A multiple of 32
+def low_rank(
+    width:int, # `D`
+    factor:float, # Of the power
+    power:float=0.5, # Of the width
+)->int: # A multiple of 32
     "Rank of a projection, growing with the model"
     return max(32, round(factor*width**power/32)*32)
 
 # %% ../../nbs/12c_mixers_rwkv.ipynb #e9101b17
 class LowRank(nn.Module):
     "`bias + f(x A) B`, with `A = 0` and `B` orthogonal at the start"
-    def __init__(self, D:int, out:int, rank:int, bias:bool=True):
+    def __init__(self,
+        D:int, # Width of the input
+        out:int, # Width of the output
+        rank:int, # Between the two matrices
+        bias:bool=True, # Whether there is one
+    ):
         super().__init__()
         self.A, self.B = nn.Parameter(torch.zeros(D, rank)), nn.Parameter(torch.zeros(rank, out))
         if bias: self.bias = nn.Parameter(torch.zeros(out))

@@ -17,14 +17,18 @@ MODULES = ('core', 'ops/layout', 'ops/feature_maps', 'ops/linear', 'ops/gla', 'o
            'models/features', 'models/hybrid')
 CODE_FILE = 'modeling_hybrid_tutorial.py'
 
-def package_folder()->Path:
+def package_folder()->Path: # The folder `hybrid_tutorial`
     "Where this package's sources are"
     return Path(importlib.util.find_spec('hybrid_tutorial').submodule_search_locations[0])
 
 # %% ../../nbs/14b_standalone.ipynb #37b2f629
 class Piece:
     "A top-level statement of a module: its text, what it defines and what it mentions"
-    def __init__(self, module:str, node:ast.stmt, lines:list):
+    def __init__(self,
+        module:str, # A path in the package, without `.py`
+        node:ast.stmt, # The statement
+        lines:list, # Of the whole module
+    ):
         first = min([node.lineno, *(d.lineno for d in getattr(node, 'decorator_list', []))])
         self.module, self.node, self.lines = module, node, lines[first-1:node.end_lineno]
         named = [node.name] if hasattr(node, 'name') else [n.id for t in getattr(node, 'targets', []) for n in ast.walk(t) if isinstance(n, ast.Name)]
@@ -34,7 +38,9 @@ class Piece:
         drop = {i-first for n in inside for i in range(n.lineno, n.end_lineno+1)}
         self.text = '\n'.join(l for i, l in enumerate(self.lines) if i not in drop)
 
-def is_own(node:ast.ImportFrom)->bool:
+def is_own(
+    node:ast.ImportFrom, # An import
+)->bool: # Also True for relative ones
     "Whether an import reads from this package"
     return node.level > 0 or (node.module or '').split('.')[0] == 'hybrid_tutorial'
 
@@ -107,24 +113,34 @@ def collect(
     needed = [p for p in every if p.defines & seen or isinstance(p.node, ast.Expr) and called_on(p) in seen & set(owners)]
     return needed, [n for _, outside, _ in cut.values() for n in outside], {a: n for a, n in alias.items() if a in seen}
 
-def instead(p:Piece)->Piece:
+def instead(
+    p:Piece, # Changed in place where `INSTEAD` has its name
+)->Piece: # The same piece
     "Swap a piece that knows of the package for one that does not"
     for text in [INSTEAD[n] for n in p.defines if n in INSTEAD]: p.text, p.uses = text, {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
     return p
 
-def private_names(p:Piece, clash:dict)->Piece:
+def private_names(
+    p:Piece, # Changed in place
+    clash:dict, # Name -> modules, for names that two or more define
+)->Piece: # The same piece
     "Give a piece's clashing private names their module's name"
     new = {n: f"{n}_{p.module.rpartition('/')[2]}" for n in clash if n in p.defines|p.uses}
     if new: p.text, p.defines, p.uses = rename(p.text, new), {new.get(n, n) for n in p.defines}, {new.get(n, n) for n in p.uses}
     return p
 
-def called_on(p:Piece)->str:
+def called_on(
+    p:Piece, # A piece
+)->str: # '' where the statement is no such call
     "The name whose method a statement calls"
     f = getattr(getattr(p.node, 'value', None), 'func', None)
     return getattr(getattr(f, 'value', None), 'id', '')
 
 # %% ../../nbs/14b_standalone.ipynb #6fa088b5
-def import_lines(nodes, used:set)->list:
+def import_lines(
+    nodes, # Import statements
+    used:set, # Names that the file mentions
+)->list: # Lines of source
     "Imports of other packages, each name once, only those in use"
     plain, by_module = set(), {}
     for n in nodes:

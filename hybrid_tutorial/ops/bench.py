@@ -38,7 +38,10 @@ def median_ratio(
 # %% ../../nbs/08_bench_ops.ipynb #7df79822
 def bench_inputs(
     op:str, # A key of `OPERATORS`
-    B:int=1, T:int=2048, H:int=8, D:int=64, # Shape: batch, time, heads, width
+    B:int=1, # Sequences
+    T:int=2048, # Tokens
+    H:int=8, # Heads
+    D:int=64, # Width of keys and values
     dtype:torch.dtype=torch.float32, # Number format
     grad:bool=True, # Ask for gradients
 )->list: # Inputs in the operator's order
@@ -87,14 +90,26 @@ def _fla_peers():
         rwkv7=lambda r, w, k, v, a, b: back(dplr(*t(r, k, v, a, b, w))))
 
 # %% ../../nbs/08_bench_ops.ipynb #e457c0e3
-def row(what, T, threads, ours, peer='', other=None, goal=None)->dict:
+def row(
+    what, # What was measured
+    T, # Tokens
+    threads, # Of the CPU
+    ours, # Seconds of each round
+    peer='', # What it is compared with, '' for nothing
+    other=None, # The peer's seconds of each round
+    goal=None, # Least ratio that is good enough
+)->dict: # A row of `bench_ops`
     "One row: median times in milliseconds, ratio = median over rounds of peer / ours"
     ratio = None if other is None else median_ratio(other, ours)
     return dict(what=what, T=T, threads=threads, ours_ms=statistics.median(ours)*1e3, peer=peer,
         peer_ms=None if other is None else statistics.median(other)*1e3, ratio=ratio, goal=goal,
         ok=None if goal is None or ratio is None else ratio >= goal)
 
-def bench_against_transformers(lengths=(2048, 8192), threads=1, seconds=2.)->list:
+def bench_against_transformers(
+    lengths=(2048, 8192), # Tokens
+    threads=1, # How many are set, for the table
+    seconds=2., # Time for each comparison, see `paired`
+)->list: # Rows
     "Gated delta rule, forward and forward with backward, against transformers"
     ours, theirs, rows = _form('gated_delta_rule', 'chunk'), _hf_peer(), []
     for T in lengths:
@@ -107,7 +122,11 @@ def bench_against_transformers(lengths=(2048, 8192), threads=1, seconds=2.)->lis
     return rows
 
 # %% ../../nbs/08_bench_ops.ipynb #128ac8d5
-def bench_growth(lengths=(2048, 8192, 32768), threads=1, seconds=4.)->list:
+def bench_growth(
+    lengths=(2048, 8192, 32768), # Tokens, rising
+    threads=1, # How many are set, for the table
+    seconds=4., # Time for each comparison, see `paired`
+)->list: # Rows
     "Exponent of time in T, from the shortest to the longest; the goal is at most 1.1"
     f, rows = _form('gated_delta_rule', 'chunk'), []
     xs = {T: bench_inputs('gated_delta_rule', T=T) for T in lengths}
@@ -133,7 +152,11 @@ _both(f, xs, do)()
 print((kilobytes('VmHWM')-now)*1024/(3*xs[0].numel()*4))
 '''
 
-def bench_memory(T=8192, threads=1, op='gated_delta_rule')->list:
+def bench_memory(
+    T=8192, # Tokens
+    threads=1, # That process sets them
+    op='gated_delta_rule', # A key of `OPERATORS`
+)->list: # One row; none where the system cannot tell
     "Peak extra memory of forward and backward, in units of the bytes of q, k and v; measured in a process of its own"
     if not os.path.exists('/proc/self/clear_refs'): return []
     out = OPERATORS[op][1].split().index('v')
@@ -142,7 +165,11 @@ def bench_memory(T=8192, threads=1, op='gated_delta_rule')->list:
     return [dict(row(f'{op} peak memory / bytes of q, k, v', T, threads, [0.]), ours_ms=None, ratio=got, goal=8., ok=got <= 8)]
 
 # %% ../../nbs/08_bench_ops.ipynb #86e9a7a0
-def bench_decode(batches=(1, 32), threads=1, seconds=.5)->list:
+def bench_decode(
+    batches=(1, 32), # Sequences
+    threads=1, # How many are set, for the table
+    seconds=.5, # Time for each comparison, see `paired`
+)->list: # Rows
     "One token from a state, against reading and writing the state once; the goal at batch 32 is at most 6 times"
     rows = []
     for B in batches:
@@ -158,7 +185,12 @@ def bench_decode(batches=(1, 32), threads=1, seconds=.5)->list:
     return rows
 
 # %% ../../nbs/08_bench_ops.ipynb #8103c302
-def bench_operators(ops=tuple(OPERATORS), T=2048, threads=1, seconds=1.)->list:
+def bench_operators(
+    ops=tuple(OPERATORS), # Keys of `OPERATORS`
+    T=2048, # Tokens
+    threads=1, # How many are set, for the table
+    seconds=1., # Time for each comparison, see `paired`
+)->list: # Rows
     "Every chunk form against its recurrence (goal: 3 times as fast) and against fla's naive chunk (goal: not slower)"
     rows, peers = [], _fla_peers() if importlib.util.find_spec('fla') else {}
     for op in ops:
@@ -173,7 +205,12 @@ def bench_operators(ops=tuple(OPERATORS), T=2048, threads=1, seconds=1.)->list:
     return rows
 
 # %% ../../nbs/08_bench_ops.ipynb #3aa4f722
-def bench_crossover(lengths=(256, 512, 1024, 2048, 4096, 8192), threads=1, seconds=.5, backward=True)->list:
+def bench_crossover(
+    lengths=(256, 512, 1024, 2048, 4096, 8192), # Tokens
+    threads=1, # How many are set, for the table
+    seconds=.5, # Time for each comparison, see `paired`
+    backward=True, # Forward and backward together; False: forward alone
+)->list: # Rows
     "Gated delta rule against torch's softmax attention, length by length"
     f, rows = _form('gated_delta_rule', 'chunk'), []
     what = 'forward+backward' if backward else 'forward'
@@ -198,7 +235,11 @@ def crossover(
             return a['T']*(b['T']/a['T'])**x
 
 # %% ../../nbs/08_bench_ops.ipynb #fbd185c8
-def bench_bfloat16(T=2048, threads=1, seconds=1.)->list:
+def bench_bfloat16(
+    T=2048, # Tokens
+    threads=1, # How many are set, for the table
+    seconds=1., # Time for the comparison, see `paired`
+)->list: # One row
     "bfloat16 inputs against float32 inputs; the goal holds only where the CPU multiplies bfloat16 natively"
     f, rows = _form('gated_delta_rule', 'chunk'), []
     xs = {d: bench_inputs('gated_delta_rule', T=T, dtype=d) for d in (torch.bfloat16, torch.float32)}

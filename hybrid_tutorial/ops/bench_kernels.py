@@ -40,7 +40,11 @@ def roofline(
 # %% ../../nbs/08b_bench_kernels.ipynb #3ac49876
 def work(
     op:str, # "gla", "linear_attn", "gated_delta_rule", or "softmax"
-    B:int, T:int, H:int, K:int, V:int, # Shape
+    B:int, # Sequences
+    T:int, # Tokens
+    H:int, # Heads
+    K:int, # Width of keys
+    V:int, # Width of values
     size:int=2, # Bytes per number of q, k and v
     backward:bool=False, # Forward and backward together
     C:int=64, # Tokens per chunk
@@ -85,7 +89,10 @@ def _calls(op, T, B, H, D, dtype):
     return found | {'sdpa': (lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v])}
 
 def bench_row(
-    op:str, backend:str, T:int, what:str, # What was timed
+    op:str, # One of `MEASURED`
+    backend:str, # "fla", "triton" or "sdpa"
+    T:int, # Tokens
+    what:str, # "forward" or "forward+backward"
     seconds:float, # How long it took
     shape:tuple, # B, H, D
     size:int, # Bytes per number
@@ -99,7 +106,9 @@ def bench_row(
 def bench_kernels(
     ops:tuple=MEASURED, # Which operators
     lengths:tuple=(2048, 8192), # Tokens
-    B:int=4, H:int=16, D:int=128, # Shape
+    B:int=4, # Sequences
+    H:int=16, # Heads
+    D:int=128, # Width of keys and values
     dtype:torch.dtype=torch.bfloat16, # Number format of q, k and v
 )->list: # One dictionary per operator, length, pass and implementation
     "Time the kernels on this GPU, and remember which is faster"

@@ -79,7 +79,11 @@ def remember(
             Path(tmp).write_text(json.dumps(_records() | {_record_key(device, op, dtype): seconds}, indent=1))
     except (OSError, ConfigError) as e: warnings.warn(f"what was measured could not be kept ({e}); set HYBRID_TUTORIAL_CACHE to a folder you own", stacklevel=2)
 
-def remembered(device:str, op:str, dtype)->str: # "fla", "triton", or "" if nothing was measured with these versions
+def remembered(
+    device:str, # Name of the GPU
+    op:str, # A key of `OPERATORS`
+    dtype, # Number format
+)->str: # "fla", "triton", or "" if nothing was measured with these versions
     "The backend that was faster on this device"
     seconds = _records().get(_record_key(device, op, dtype), {})
     seconds = {b: t for b, t in seconds.items() if isinstance(t, (int, float))} if isinstance(seconds, dict) else {}
@@ -155,7 +159,11 @@ def _mild_inputs(op, T, K, H=2):
               w=gates, g=gates if op in ('gla', 'kda') else gate)
     return [xs[name] for name in OPERATORS[op][1].split()]
 
-def trusted(op, backend, x)->bool:
+def trusted(
+    op, # A key of `OPERATORS`
+    backend, # "fla" or "triton"
+    x, # Like the first input: its device, number format and head width are used
+)->bool: # False, with a warning, where it failed
     "Whether a kernel passed its check; the check is made on the first call in a process"
     key = op, backend, str(x.device), x.dtype, x.shape[-1]
     if key not in _trusted:
@@ -236,7 +244,10 @@ def _run(op, backend, inputs, common, chunk, options):
     if backend == 'triton': return _triton(op, inputs, common | chunk, options)
     return operator_form(op, backend)(*inputs, **common, **chunk, **options)
 
-def operator_form(op, backend):
+def operator_form(
+    op, # A key of `OPERATORS`
+    backend, # "recurrent", "parallel" or "chunk"
+): # A function
     "One form of an operator, from its module"
     return getattr(importlib.import_module(f'hybrid_tutorial.ops.{OPERATORS[op][0]}'), f'{backend}_{op}')
 

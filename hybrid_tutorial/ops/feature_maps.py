@@ -11,15 +11,21 @@ from torch import Tensor
 from ..core import ConfigError, unknown
 
 # %% ../../nbs/02b_feature_maps.ipynb #c5df3c63
-def identity(x:Tensor)->Tensor:
+def identity(
+    x:Tensor, # `(B, T, H, K)`
+)->Tensor: # The same
     "Leave the vectors alone"
     return x
 
-def elu1(x:Tensor)->Tensor:
+def elu1(
+    x:Tensor, # `(B, T, H, K)`
+)->Tensor: # `(B, T, H, K)`
     "`elu(x) + 1`: positive, linear to the right, exponential to the left"
     return F.elu(x) + 1
 
-def relu(x:Tensor)->Tensor:
+def relu(
+    x:Tensor, # `(B, T, H, K)`
+)->Tensor: # `(B, T, H, K)`, at least 0
     "Cut the negative part off"
     return x.relu()
 
@@ -59,7 +65,7 @@ MAPS = dict(identity=identity, elu1=elu1, relu=relu, hedgehog=hedgehog)
 
 def feature_map(
     f, # A name in `MAPS`, or any function of one tensor
-):
+): # A function of one tensor
     "Look up a feature map"
     if callable(f): return f
     if f not in MAPS: raise ConfigError(unknown('feature map', f, MAPS) + "; performer needs directions: pass lambda x: performer(x, W)")

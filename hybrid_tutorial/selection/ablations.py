@@ -21,7 +21,12 @@ from ..training.align import Carry, listen
 from ..training.loop import autocast
 
 # %% ../../nbs/31b_ablations.ipynb #8219c898
-def members(job, keep, base=None, **more)->Scores:
+def members(
+    job, # A `Job`
+    keep, # The set
+    base=None, # One number per layer, orders the layers inside and outside the set; zeros if None
+    **more, # Further fields of `Scores`
+)->Scores: # Whose best layers are the set
     "Scores of a selector that gives a set: members first, in the order of `base`"
     base = [0.]*job.layers if base is None else list(base)
     lift = max(base)-min(base)+1.
@@ -72,7 +77,11 @@ def loss_rises(
         loss.setdefault(text, {}).setdefault(l, []).extend(a); right.setdefault(text, {}).setdefault(l, []).extend(b)
     return loss, right
 
-def rises(job, loss, sign=1.):
+def rises(
+    job, # A `Job`
+    loss, # From `loss_rises`: `{text: {layer: rows}}`, layer None is the teacher
+    sign=1., # -1 where a fall is the damage
+): # `{text: {layer: rows}}`
     "Difference to the teacher, row by row"
     return {t: {l: [sign*(a-b) for a, b in zip(r[l], r[None])] for l in range(job.layers)} for t, r in loss.items()}
 
@@ -106,16 +115,27 @@ def act_mse(
 # %% ../../nbs/31b_ablations.ipynb #efbeb0d7
 SYLLABLES = [a+b for a in 'bdfgklmnprstvz' for b in 'aeiou']
 
-def fresh_words(rng, n:int)->list[str]:
+def fresh_words(
+    rng, # A `random.Random`
+    n:int, # How many
+)->list[str]: # All different
     "Distinct made-up words of two syllables"
     return [SYLLABLES[i//len(SYLLABLES)]+SYLLABLES[i % len(SYLLABLES)] for i in rng.sample(range(len(SYLLABLES)**2), n)]
 
-def ar_item(rng, pairs:int=50):
+def ar_item(
+    rng, # A `random.Random`
+    pairs:int=50, # Of a key and a digit
+): # Prompt, and the answer with a space in front
     "Associative recall: key and value pairs, one key is asked"
     keys = fresh_words(rng, pairs); values = [str(rng.randint(0, 9)) for _ in keys]; i = rng.randrange(pairs)
     return ' '.join(f'{k} : {v} ,' for k, v in zip(keys, values))+f' {keys[i]} :', f' {values[i]}'
 
-def ar_multihop_item(rng, pairs:int=50, alias:float=0.4, hops:int=2):
+def ar_multihop_item(
+    rng, # A `random.Random`
+    pairs:int=50, # Of a key and a digit or an earlier key
+    alias:float=0.4, # Chance of an earlier key, where there is one to take
+    hops:int=2, # Most aliases from a key to its digit
+): # Prompt, and the answer with a space in front
     "Associative recall through aliases: a key may stand for an earlier key"
     keys, value, depth, lines = fresh_words(rng, pairs), {}, {}, []
     for i, k in enumerate(keys):
@@ -125,7 +145,12 @@ def ar_multihop_item(rng, pairs:int=50, alias:float=0.4, hops:int=2):
     asked = rng.choice([k for k in keys if depth[k]] or keys)
     return ' '.join(lines)+f' The value of {asked} is', f' {value[asked]}'
 
-def vt_item(rng, chains:int=2, hops:int=2, noise:int=20):
+def vt_item(
+    rng, # A `random.Random`
+    chains:int=2, # Each starts with a number of its own
+    hops:int=2, # Assignments in each chain after the first
+    noise:int=20, # Sentences in between
+): # Prompt, and the answer with a space in front
     "Variable tracking: assignments in chains among noise"
     names, lines, ends = fresh_words(rng, chains*(hops+1)), [], []
     for c in range(chains):
@@ -137,24 +162,40 @@ def vt_item(rng, chains:int=2, hops:int=2, noise:int=20):
     name, v = rng.choice(ends)
     return ' '.join(text)+f' The value of {name} is', f' {v}'
 
-def cwe_item(rng, common:int=10, times:int=2, uncommon:int=100):
+def cwe_item(
+    rng, # A `random.Random`
+    common:int=10, # Words that occur `times` times
+    times:int=2, # How often each of them occurs
+    uncommon:int=100, # Words that occur once
+): # Prompt, and the answer with a space in front
     "Common words: some occur twice, the others once; all but one of the common ones are named, the last is asked"
     words = fresh_words(rng, common+uncommon)
     text = words[:common]*times+words[common:]; rng.shuffle(text)
     return ' '.join(text)+' . The most common words are '+' '.join(words[:common-1]), f' {words[common-1]}'
 
-def fwe_item(rng, alpha:float=2., words:int=200, length:int=400):
+def fwe_item(
+    rng, # A `random.Random`
+    alpha:float=2., # Frequencies fall as `1/rank^alpha`
+    words:int=200, # Different words at the most
+    length:int=400, # Words of the text
+): # Prompt, and the answer with a space in front
     "Frequent words: drawn with frequencies that fall as a power; name the most frequent"
     names = fresh_words(rng, words)
     text = rng.choices(names, [1/(i+1)**alpha for i in range(words)], k=length)
     return ' '.join(text)+' . The most frequent word is', f' {max(dict.fromkeys(text), key=text.count)}'
 
-def phonebook_item(rng, people:int=20):
+def phonebook_item(
+    rng, # A `random.Random`
+    people:int=20, # Lines of the book
+): # Prompt, and the answer with a space in front
     "A phone book, one number is asked"
     names = [w.capitalize() for w in fresh_words(rng, people)]; numbers = [f'{rng.randint(100, 999)} {rng.randint(1000, 9999)}' for _ in names]; i = rng.randrange(people)
     return '\n'.join(f'{n} : {x}' for n, x in zip(names, numbers))+f'\n\n{names[i]} :', f' {numbers[i]}'
 
-def retrieval_item(rng, noise:int=30):
+def retrieval_item(
+    rng, # A `random.Random`
+    noise:int=30, # Other sentences, all the same
+): # Prompt, and the answer with a space in front
     "A sentence with a number hidden among others"
     key, v = fresh_words(rng, 1)[0], str(rng.randint(10000, 99999))
     text = ['The sky is blue , the grass is green , and the sun is warm .']*noise
@@ -168,7 +209,7 @@ def task_rows(
     vocab_size:int, # Embedding rows of the model
     tokenizer=None, # None: every word is a token of its own
     items:int=16, # How many
-    seed:int=0,
+    seed:int=0, # Decides what is drawn
 )->tuple[Tensor, Tensor]: # ids `(items, T)`, padded at the right; mask, True at the answer's tokens
     "Puzzles as rows to score on"
     if task not in TASKS: raise ConfigError(unknown('task', task, TASKS))
@@ -186,7 +227,13 @@ def task_rows(
     return ids, mask
 
 # %% ../../nbs/31b_ablations.ipynb #b2388692
-def knock_out(job, task, items, tokenizer, metric):
+def knock_out(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    task, # A key of `TASKS`
+    items, # Puzzles to score on
+    tokenizer, # None: every word is a token of its own
+    metric, # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Score the layers by a puzzle"
     if metric not in ('logprob', 'accuracy'): raise ConfigError(unknown('metric', metric, ['logprob', 'accuracy']))
     if items < 1: raise ConfigError(f"items must be at least 1, got {items}")
@@ -197,25 +244,66 @@ def knock_out(job, task, items, tokenizer, metric):
     if metric == 'accuracy': return job.result(rises(job, whole, -1.), unit='share of answers', notes=notes)
     return job.result(rises(job, loss), unit='nats per answer token', notes=notes)
 
-def ar(job, items:int=16, tokenizer=None, metric:str='logprob'):
+def ar(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on associative recall"
     return knock_out(job, 'ar', items, tokenizer, metric)
-def ar_multihop(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def ar_multihop(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on associative recall through aliases"
     return knock_out(job, 'ar_multihop', items, tokenizer, metric)
-def vt(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def vt(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on variable tracking"
     return knock_out(job, 'vt', items, tokenizer, metric)
-def cwe(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def cwe(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on common words"
     return knock_out(job, 'cwe', items, tokenizer, metric)
-def fwe(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def fwe(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on frequent words"
     return knock_out(job, 'fwe', items, tokenizer, metric)
-def phonebook(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def phonebook(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on a phone book"
     return knock_out(job, 'phonebook', items, tokenizer, metric)
-def retrieval(job, items:int=16, tokenizer=None, metric:str='logprob'):
+
+def retrieval(
+    job, # A `Job`; its texts and weights give way to the puzzles
+    items:int=16, # Puzzles to score on
+    tokenizer=None, # None: every word is a token of its own
+    metric:str='logprob', # "logprob" of the answer, or "accuracy"
+): # `Scores`
     "Knock-out on a hidden number"
     return knock_out(job, 'retrieval', items, tokenizer, metric)
 

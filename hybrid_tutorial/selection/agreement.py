@@ -165,7 +165,7 @@ def plot_patterns(
     sets:dict, # Name: layers, or `(layers, L)` where models differ in depth
     layers:int|None=None, # `L` of sets given without it
     title:str='', # The figure's message
-):
+): # The figure
     "Layer sets as marks over relative depth, 0 the input, 1 the output"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6, 0.9+0.27*len(sets)), dpi=90, layout='constrained')

@@ -102,7 +102,10 @@ def bench_selection(
     if out: Path(out).parent.mkdir(parents=True, exist_ok=True); Path(out).write_text(json.dumps(result, indent=1))
     return result
 
-def kl_pairs(got, texts):
+def kl_pairs(
+    got, # "kl": `Scores` of that method; "separate": from `separate_passes`
+    texts, # From `scoring_rows`
+): # Two lists of `L-1` numbers, from the swaps and from the separate passes
     "The same order of layers from both sides: differences between neighbours do not depend on the base"
     n = {t: len(ids) for t, (ids, _) in texts.items()}
     kl = [-sum(n[t]*got['kl'].texts[t][l] for t in n)/sum(n.values()) for l in range(len(got['separate']))]
@@ -119,7 +122,9 @@ def bench_table(
         f"| `kl_gradient`, all layers | {med['kl_gradient']:.1f} |", f"| one stage-2 step on one batch | {med['stage2_step']:.2f} |", '',
         f"`kl` takes {r['median']['kl_to_separate']:.2f} of the separate passes ({min(r['kl_to_separate']):.2f} to {max(r['kl_to_separate']):.2f}); `kl_gradient` costs {r['median']['gradient_in_steps_per_batch']:.1f} stage-2 steps per batch ({min(r['gradient_in_steps_per_batch']):.1f} to {max(r['gradient_in_steps_per_batch']):.1f})."])
 
-def bench_arguments(parser):
+def bench_arguments(
+    parser, # Of a bench
+): # The same parser
     "Options of `bench selection`"
     parser.add_argument('--tokens', type=int, default=512, help='per text (default: 512)')
     parser.add_argument('--rounds', type=int, default=3, help='paired rounds (default: 3)')

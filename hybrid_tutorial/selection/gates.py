@@ -132,7 +132,7 @@ def kl_gradient(
 def random_sets(
     layers:int, # `L`
     count:int, # How many; an even number
-    seed:int=0,
+    seed:int=0, # Same seed, same sets
 )->list[frozenset]: # Each set is followed by its complement
     "Random sets of all sizes, in complementary pairs"
     rng, out = random.Random(seed), []
@@ -141,7 +141,11 @@ def random_sets(
         out += [s, frozenset(range(layers))-s]
     return out[:count]
 
-def design(sets, layers:int, pairs:bool)->Tensor: # `(sets, L or L+L(L-1)/2)`
+def design(
+    sets, # Of softmax layers
+    layers:int, # `L`
+    pairs:bool, # Also a column per pair of layers
+)->Tensor: # `(sets, L or L+L(L-1)/2)`
     "Sets as rows of numbers"
     x = torch.tensor([[0.5 if l in s else -0.5 for l in range(layers)] for s in sets], dtype=torch.float64)
     a, b = torch.triu_indices(layers, layers, 1)
@@ -161,7 +165,7 @@ def surrogate_best(
     b, # `(L,)` effects
     c, # `(L, L)` interactions, symmetric, diagonal 0
     keep:int, # `K`
-)->list[int]:
+)->list[int]: # Layers, in order
     "Set of a given size with the lowest fitted KL: top effects, then exchanges until none helps"
     L = len(b)
     f = lambda s: float(sum(b[l]*(0.5 if l in s else -0.5) for l in range(L))+sum(c[i, j]*(0.25 if (i in s) == (j in s) else -0.25) for i in range(L) for j in range(i)))
@@ -201,7 +205,13 @@ def kl_supernet(
     scores = job.result({t: {l: (-w[l]).tolist() for l in range(L)} for t, w in mean.items()}, by_seed=by_seed, unit='nats of KL to the teacher per token, mean over random company')
     return with_pairs(job, found, scores, sum(found.weights[t]*w.mean(1) for t, w in mean.items()), K) if pairs else scores
 
-def with_pairs(job, found, scores, w, K):
+def with_pairs(
+    job, # A `Job`
+    found, # A `KLSets`
+    scores, # Of the effects; changed in place
+    w, # `(L+L(L-1)/2,)`, effects and interactions
+    K, # Layers to keep
+): # The same scores
     "Use interactions: the surrogate's best set, if the true KL says that it is better than the top K"
     L = job.layers
     a, b = torch.triu_indices(L, L, 1)
@@ -215,7 +225,10 @@ def with_pairs(job, found, scores, w, K):
         scores.final = [s+lift*(l in joint) for l, s in enumerate(scores.scores)]
     return scores
 
-def coin_flips(rng, layers:int)->list[float]:
+def coin_flips(
+    rng, # A `random.Random`
+    layers:int, # `L`
+)->list[float]: # 1 where softmax, else 0
     "A random set as gates"
     s = rng.sample(range(layers), rng.randint(0, layers))
     return [float(l in s) for l in range(layers)]

@@ -19,12 +19,19 @@ from ..training.loop import Metrics, autocast
 # %% ../../nbs/30e_retrain.ipynb #09cca5d4
 class Probe(Metrics):
     "Training records that also measure the held-out KL on the way"
-    def __init__(self, measure, at): super().__init__(); self.measure, self.at, self.seen = measure, set(at), []
+    def __init__(self,
+        measure, # Called without arguments
+        at, # Steps after which to measure
+    ):
+        super().__init__(); self.measure, self.at, self.seen = measure, set(at), []
     def add(self, **record):
         super().add(**record)
         if record['step'] in self.at: self.seen.append([record['tokens'], self.measure()])
 
-def shuffled(batches:list, seed:int)->list:
+def shuffled(
+    batches:list, # In any order
+    seed:int, # 0 keeps the order
+)->list: # A new list
     "The same batches in an order of the seed's own; seed 0 leaves it"
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed)).tolist() if seed else range(len(batches))
     return [batches[i] for i in order]
@@ -66,14 +73,26 @@ def retrained(
         if job.early_stop and monitor.stable: break
     return done, monitor
 
-def note_progress(job, monitor, done, seed, sign):
+def note_progress(
+    job, # A `Job`
+    monitor, # A `Monitor`
+    done, # From `retrained`: `{seed: {layer: [[tokens, {text: rows}], ...]}}`
+    seed, # The one that was finished last
+    sign, # -1: a gain is a fall of the KL; 1: a loss is a rise
+):
     "Tell the monitor the scores at each measurement of a seed, joined with the seeds before"
     weights, earlier = job.weigh(job.texts), [s for s in done if s != seed]
     for n, (tokens, _) in enumerate(done[seed][0]):
         rows = {t: [[sign*x for s in earlier for x in done[s][l][-1][1][t]]+[sign*x for x in done[seed][l][n][1][t]] for l in range(job.layers)] for t in weights}
         monitor.update(rows, weights, at=dict(seed=seed, tokens=tokens))
 
-def as_scores(job, done, monitor, sign, **more):
+def as_scores(
+    job, # A `Job`
+    done, # From `retrained`: `{seed: {layer: [[tokens, {text: rows}], ...]}}`
+    monitor, # A `Monitor`
+    sign, # -1: a gain is a fall of the KL; 1: a loss is a rise
+    **more, # Further notes of the `Scores`
+): # `Scores`
     "`Scores` from the last measurements: rows of all seeds side by side"
     weights, L = job.weigh(job.texts), job.layers
     rows = {t: {l: [sign*x for s in done for x in done[s][l][-1][1][t]] for l in range(L)} for t in weights}

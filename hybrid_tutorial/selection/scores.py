@@ -167,7 +167,10 @@ class Scores:
         except (OSError, ValueError) as e: raise CheckpointError(f"{path} is not a scores file ({e}); score again") from e
         return cls(**{k: v for k, v in d.items() if k in cls.__dataclass_fields__})
 
-def quantiles(x:Tensor, level:float=0.95)->tuple[float, float]:
+def quantiles(
+    x:Tensor, # `(n,)`
+    level:float=0.95, # Share of the sample, 0 to 1
+)->tuple[float, float]: # Lower and upper end
     "The middle `level` of a sample"
     lo, hi = torch.quantile(x.double(), torch.tensor([(1-level)/2, (1+level)/2], dtype=torch.float64)).tolist()
     return lo, hi
@@ -269,22 +272,22 @@ def selector(
 class Job:
     "What a selector gets: models, text, settings, and a place for results"
     given:object             # the student as given; selectors ask for `student`
-    teacher:nn.Module
-    corpus:object
-    method:str
+    teacher:nn.Module        # a causal language model
+    corpus:object            # as `score_layers` takes it
+    method:str               # a key of `METHODS`
     tokens:int = 2048        # per text
-    seeds:tuple = (0,)
-    seq_len:int|None = None
-    weights:dict|None = None
-    start:int = 0
-    batch_size:int = 4
-    dtype:str = 'auto'
+    seeds:tuple = (0,)       # of selectors that train or draw
+    seq_len:int|None = None  # `T`; the corpus's own if None
+    weights:dict|None = None # of the texts in the final score; `WEIGHTS` if None
+    start:int = 0            # first row of the corpus to use
+    batch_size:int = 4       # rows at a time
+    dtype:str = 'auto'       # autocast
     ratio:float = 0.25       # for selectors that choose a set of a certain size, and for the monitor
-    early_stop:bool = False
+    early_stop:bool = False  # stop as soon as the monitor says that more would not change the choice
     answers:object = None    # a `CachedTeacher` to compare with
-    ledger:object = None
-    meter:object = None
-    bar:object = None
+    ledger:object = None     # a `Ledger`: results that are known
+    meter:object = None      # a `Meter`: tokens that were spent
+    bar:object = None        # a `Progress`
     _texts:dict|None = None
 
     @property

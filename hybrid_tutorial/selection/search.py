@@ -43,7 +43,13 @@ def greedy(
     w.ranking = order(rest)+moved[::-1] if end == 'drop' else moved+order(rest)
     return w
 
-def abs_gain(toggled, base, end): return toggled-base if end == 'drop' else base-toggled
+def abs_gain(
+    toggled, # KL with the layer toggled
+    base, # KL of the set
+    end, # "drop": layers leave the set; "add": they enter it
+): # Nats
+    "What softmax in a layer is worth"
+    return toggled-base if end == 'drop' else base-toggled
 
 def falling(
     ranking, # Layers, best first
@@ -79,7 +85,10 @@ def exchange(
     return keep, made
 
 # %% ../../nbs/30c_search.ipynb #cbcfae0a
-def asking(sets, half=None):
+def asking(
+    sets, # A `KLSets`
+    half=None, # 0 or 1: every second row of each text; None: all
+): # `(keep, layers) -> (KL of the set, {layer: KL with it toggled})`; its `last` holds `{layer: {text: rows}}`, what softmax there is worth
     "`ask` for `greedy`: weighted KL of a set and its toggles, rows of the last answer kept aside"
     last = {}
     def ask(keep, layers):
@@ -89,7 +98,14 @@ def asking(sets, half=None):
     ask.last = last
     return ask
 
-def finish(job, sets, walk, ask, swaps, tries):
+def finish(
+    job, # A `Job`
+    sets, # A `KLSets`
+    walk, # What `greedy` or `drop_blocks` found
+    ask, # From `asking`
+    swaps, # Exchange at the end
+    tries, # See `exchange`
+): # `Scores`
     "Exchange if wanted, and the `Scores` of a walk"
     made = []
     if len(ask.last) < job.layers:                  # nothing was moved: a ratio of almost none or of all
@@ -126,9 +142,20 @@ def kl_greedy(
     if full: complete(scores, ask, set(scores.notes['set']), L, end)
     return scores
 
-def inside_first(ranking, keep): return [l for l in ranking if l in keep]
+def inside_first(
+    ranking, # Layers, best first
+    keep, # A set of layers
+): # Layers, best first
+    "The layers of a set, in the order of a ranking"
+    return [l for l in ranking if l in keep]
 
-def complete(scores, ask, keep, layers, end):
+def complete(
+    scores, # Changed in place
+    ask, # From `asking`
+    keep, # The set, as `Scores.notes` has it
+    layers, # `L`
+    end, # "drop": the inside; "add": the outside
+):
     "Order the inside of the set (`drop`) or the outside (`add`) by going on; the set itself stays"
     w, moved = Walk(set(keep)), []
     while (w.keep if end == 'drop' else len(w.keep) < layers):

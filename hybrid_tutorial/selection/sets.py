@@ -56,7 +56,9 @@ def counting(
 # %% ../../nbs/30b_sets.ipynb #922a072b
 class Ledger:
     "Results by key, one JSON line each, kept in memory and, with a path, on disk"
-    def __init__(self, path=None):
+    def __init__(self,
+        path=None, # File of JSON lines; None: memory only
+    ):
         self.path, self.hits = Path(path) if path else None, 0
         self.values = {json.dumps(r['key'], sort_keys=True): r['value'] for r in Metrics(self.path).records if 'key' in r} if self.path else {}
 
@@ -91,7 +93,7 @@ def job_digest(
     return told.hexdigest()[:16]
 
 # %% ../../nbs/30b_sets.ipynb #2ec2edbd
-def ranks()->tuple[int, int]:
+def ranks()->tuple[int, int]: # 0 and 1 where torch.distributed is not in use
     "Number of this process, and how many there are"
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
@@ -106,7 +108,9 @@ def together(
     torch.distributed.all_gather_object(out, mine)
     return out
 
-def merged(mine:dict)->dict:
+def merged(
+    mine:dict, # This process's part
+)->dict: # The same in every process
     "One dictionary of what the processes found, each its own keys"
     return {k: v for part in together(mine) for k, v in part.items()}
 
@@ -308,7 +312,11 @@ def kl_removal(
     "Linearise one layer of the teacher: how much does the KL rise? (KL paper's GR without its retraining)"
     return one_by_one(job, range(job.layers), 1., job.teacher, rounds)
 
-def second_round(job, sets, scores):
+def second_round(
+    job, # A `Job`
+    sets, # A `KLSets` of the first round
+    scores, # Of the first round; changed in place
+): # The same scores
     "Make the worse half linear for good and score the rest once more, on half of the rows"
     L, first = job.layers, scores.scores
     alive = sorted(scores.ranking[:L//2+1])

@@ -73,7 +73,10 @@ def parse_selector(
     raise ConfigError(f"{name!r}: known variants are kl_removal-2, uniform-first, uniform-last and random-NUMBER")
 
 # %% ../../nbs/33_study.ipynb #067fc1d8
-def text_of(corpus, number:int):
+def text_of(
+    corpus, # A function of a number, a `Corpus`, or a list of batches
+    number:int, # 0 for stage 1, 1 for scores, 2 and on for stage 2
+): # What the function gives; a list in an order of the number's own; else the corpus
     "Text of one purpose"
     if callable(corpus): return corpus(number)
     if not isinstance(corpus, (list, tuple)): return corpus
@@ -86,7 +89,7 @@ class Study:
         teacher:nn.Module, # A causal language model
         corpus, # A function of a number, a `Corpus`, or a list of batches
         held:dict, # Held-out text: "plain" and "recall", each a list of batches
-        settings:StudySettings,
+        settings:StudySettings, # What to compare
         out, # Folder
         *,
         tok=None, # Tokenizer, for puzzles in words and for needles
@@ -200,7 +203,7 @@ class Study:
 # %% ../../nbs/33_study.ipynb #51cc43df
 def draws_of(
     runs:list, # One `{text: rows}` per seed
-    text:str,
+    text:str, # Which of its texts
     draws:int=1000, # Of the bootstrap
 )->Tensor: # `(draws,)`
     "Means over seeds and rows drawn with replacement, the same draws for every set"
@@ -232,7 +235,12 @@ def summarise(
     return dict(texts=texts, rows=rows, verdicts=verdicts(study, plan, drawn, texts), ends={n: dict(perplexity=math.exp(statistics.fmean(e['loss']['plain'])), kl={t: statistics.fmean(e['kl'][t]) for t in texts},
                 right={t: statistics.fmean(e['right'][t]) for t in texts}, **({'needle': e['needle']} if 'needle' in e else {})) for n, e in ends.items()})
 
-def verdicts(study, plan, drawn, texts)->list[dict]:
+def verdicts(
+    study, # A `Study`
+    plan, # From `Study.plan`: `{(name, ratio): layers}`
+    drawn, # `{(name, ratio, text): draws}`, from `draws_of`
+    texts, # Names of the held-out texts
+)->list[dict]: # `ratio`, `text`, `against`, `difference` (nats), its `low` and `high` (95 %), and what it `says`
     "The default against the others at each ratio: paired difference of the KL (below 0: the default is better)"
     out, default = [], study.s.few[0]
     for ratio in sorted({r for _, r in plan}):
@@ -263,7 +271,10 @@ def study_table(
     return '\n'.join([*lines, '', ends, '', 'The default against the others (paired over rows and seeds; below 0 the default is better):', '', *says])
 
 # %% ../../nbs/33_study.ipynb #78204d4a
-def plot_quality(result:dict, ratio:float):
+def plot_quality(
+    result:dict, # From `summarise`
+    ratio:float, # One of the study
+): # The figure
     "Plain against recall KL of every set at one ratio"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6, 4), dpi=90, layout='constrained')
@@ -275,7 +286,10 @@ def plot_quality(result:dict, ratio:float):
     ax.set(xlabel='KL on plain text (nats)', ylabel=f'KL on {y[3:]} text (nats)', title=f'After distillation, {ratio:.0%} softmax; grey: random sets')
     return fig
 
-def plot_price(result:dict, ratio:float):
+def plot_price(
+    result:dict, # From `summarise`
+    ratio:float, # One of the study
+): # The figure
     "Sum of the KLs against what choosing cost"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6, 4), dpi=90, layout='constrained')
@@ -285,7 +299,10 @@ def plot_price(result:dict, ratio:float):
     ax.set_xscale('log'); ax.set(xlabel='tokens forward + 2 x tokens backward, to choose', ylabel='sum of KLs (nats)', title='Quality against the price of the choice')
     return fig
 
-def plot_ratios(result:dict, names):
+def plot_ratios(
+    result:dict, # From `summarise`
+    names, # Of selectors
+): # The figure
     "KL against the share of softmax layers"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(result['texts']), figsize=(6, 3), dpi=90, layout='constrained', squeeze=False)
@@ -300,7 +317,11 @@ def plot_ratios(result:dict, names):
     axes.flat[0].legend(fontsize=7)
     return fig
 
-def plot_texts(scores:dict, keep:int, layers:int):
+def plot_texts(
+    scores:dict, # Name: `Scores`
+    keep:int, # `K`
+    layers:int, # `L`
+): # The figure
     "How the chosen layers move with the text that scores them"
     sets = {}
     for name, s in scores.items():
@@ -328,7 +349,11 @@ def study(
     if job.rank == 0: write_study(job, plan, result)
     return result
 
-def write_study(job, plan, result):
+def write_study(
+    job, # A `Study`; files go to its folder
+    plan, # From `Study.plan`: `{(name, ratio): layers}`
+    result, # From `summarise`
+):
     "Tables and pictures beside the records"
     import matplotlib.pyplot as plt
     s, folder = job.s, job.out
@@ -341,7 +366,9 @@ def write_study(job, plan, result):
     if texts: pictures['texts'] = plot_texts(texts, count_kept(job.layers, s.ratio), job.layers)
     for name, fig in pictures.items(): fig.savefig(folder/f'{name}.png'); plt.close(fig)
 
-def study_arguments(parser):
+def study_arguments(
+    parser, # An `ArgumentParser`
+): # The same parser
     "Options of `hybrid-distill study`"
     d = StudySettings()
     parser.add_argument('--out', default='runs/study', metavar='DIR', help='folder of the study; the same command goes on (default: runs/study)')
@@ -382,7 +409,7 @@ def toy_text(
     number:int, # Of the batch: its own random draw
     rows:int=16, # `B`; every second row is an echo document
     length:int=32, # `T`
-    words:int=24,
+    words:int=24, # Size of the vocabulary; the first three are not used
 )->dict: # `input_ids` and `recall_mask`
     "A Markov chain in even rows, a repeated random passage in odd rows"
     gen = torch.Generator().manual_seed(1000+number)
@@ -399,7 +426,7 @@ def planted_teacher(
     steps:int, # Of training
     recall=(2, 3), # Layers whose attention is trained
     layers:int=6, # `L`
-    seed:int=0,
+    seed:int=0, # Of the weights at the start
 )->nn.Module: # In eval mode, frozen
     "A small Llama that learns to repeat with attention in known layers only"
     from transformers import LlamaConfig, LlamaForCausalLM

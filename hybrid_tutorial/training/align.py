@@ -106,7 +106,10 @@ def alignment_loss(
 # %% ../../nbs/21_align.ipynb #8df6a980
 class Carry:
     "What travels between layers while only one is run: the first layer's values, for mixers that blend them in"
-    def __init__(self, student, teacher):
+    def __init__(self,
+        student, # Its mixers say whether they need it
+        teacher, # Gives the values where its first layer stays
+    ):
         self.mixers, self.first = student.mixers, teacher.model.layers[0].self_attn
         self.needed, self.box = any(hasattr(m, 'blend') for m in self.mixers.values()), {}
 
@@ -141,19 +144,33 @@ def calibrate(
     if not sums: raise DataError("calibration got no batches; give more text or fewer tokens per batch")
     return {i: solve_mixer(mixers[i], s, ridge, prior) for i, s in sums.items()}
 
-def features(m, x, pos, carry=None, docs=None):
+def features(
+    m, # A mixer
+    x, # `(B, T, D)`, what its layer reads
+    pos, # Cosine and sine of the rotary positions
+    carry=None, # From a `Carry`
+    docs=None, # `(B, T)`, document of each token
+): # `(B, T, H*K)`; `(B, T, 2*H*K)` with window and state apart
     "What the output projection reads; window and state apart, while their shares have not been learned"
     fresh = hasattr(m, 'near_proj') and not m.near_proj.weight.any()
     return m.read(x, pos, carry=carry, doc_ids=docs, **(dict(apart=True) if fresh else {}))
 
-def solve_mixer(m, sums, ridge=800., prior='copied'):
+def solve_mixer(
+    m, # A mixer; changed in place
+    sums, # From `add_up`
+    ridge=800., # In tokens
+    prior='copied', # "copied" or "zero", see `calibrate`
+): # Relative squared error left on the same tokens
     "Closed form of one mixer: the state's share per head where there is a window, then the output projection"
     H = m.shape.heads
     if len(sums[0]) > m.o_proj.in_features: sums = share_of_state(m, sums)
     return solve_output(m.o_proj, sums, ridge, H if prior == 'copied' else 0)
 
 @torch.no_grad()
-def share_of_state(m, sums):
+def share_of_state(
+    m, # A mixer with a window; changed in place
+    sums, # From `add_up`, over `2*H*K` features
+): # As `sums`, over `H*K` features
     "Set how much of the state each head adds to its window; the sums for the projection that follows"
     zz, zy, yy, n = sums
     w, H = m.o_proj.weight.T.double(), m.shape.heads
@@ -203,7 +220,12 @@ def scaled_heads(
     "A projection with one factor per head, the factors that fit best"
     return (w.unflatten(0, (heads, -1))*head_factors(w, zz, zy, heads)[:, None, None]).flatten(0, 1)
 
-def head_factors(w, zz, zy, heads:int)->Tensor: # `(H,)`
+def head_factors(
+    w, # `(H*K, D)`
+    zz, # `(H*K, H*K)`, from `add_up`
+    zy, # `(H*K, D)`
+    heads:int, # `H`
+)->Tensor: # `(H,)`
     "One factor per head of a projection, by least squares"
     blocks = lambda m: m.unflatten(0, (heads, -1)).sum(1)
     A = blocks(blocks(zz*(w@w.T)).T)

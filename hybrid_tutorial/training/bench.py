@@ -131,7 +131,9 @@ def bench_start(
 # %% ../../nbs/24_bench_transfer.ipynb #b26231a3
 class Book:
     "Finished cells of a bench, one JSON line each; a cell is known by its key"
-    def __init__(self, path=None):
+    def __init__(self,
+        path=None, # File of JSON lines; None: memory only
+    ):
         self.path, self.records = Path(path) if path else None, []
         if self.path and self.path.exists(): self.records = Metrics(self.path).records
     def has(self, key:dict)->bool: return any(all(r.get(k) == v for k, v in key.items()) for r in self.records)
@@ -182,7 +184,10 @@ def held_out_kl(
         count += int(keep[:, 1:].sum())
     return {name: t/count for name, t in total.items()}
 
-def spaced_layers(layers:int, share:float=0.25)->list[int]: # Layers that stay softmax
+def spaced_layers(
+    layers:int, # `L`
+    share:float=0.25, # Of layers that stay softmax; at least one stays
+)->list[int]: # Layers that stay softmax
     "Evenly spaced layers, the same for every design"
     n = max(1, round(layers*share))
     return sorted({round((i+0.5)*layers/n-0.5) for i in range(n)})
@@ -391,7 +396,9 @@ def plot_transfer(
     return fig
 
 # %% ../../nbs/24_bench_transfer.ipynb #b7e1a7d0
-def transfer_arguments(parser):
+def transfer_arguments(
+    parser, # Of a bench
+): # The same parser
     "Options of `bench transfer`"
     parser.add_argument('--presets', nargs='+', default=list(DESIGNS), help='designs: preset or preset:setting=value,...; "all" for every mixer')
     parser.add_argument('--tokens', nargs='+', type=int, default=list(BUDGETS), help='stage-1 budgets')

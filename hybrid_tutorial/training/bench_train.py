@@ -24,7 +24,13 @@ class StepClock(Metrics):
     def __init__(self): super().__init__(); self.times = []
     def add(self, **record): super().add(**record); self.times.append(time.perf_counter())
 
-def bare_loop(hybrid, teacher, rows, chunk_size, dtype)->list[float]: # When each step was done
+def bare_loop(
+    hybrid, # Trained in place
+    teacher, # A causal language model
+    rows, # Batches of token ids, `(B, T)`
+    chunk_size, # Tokens whose logits are held at once
+    dtype, # Autocast
+)->list[float]: # When each step was done
     "Stage 2 by hand: no schedule, records, checks or checkpoints"
     states, times, device = TeacherStates(teacher, dtype, keep=False), [], where(hybrid)
     hybrid.requires_grad_(True).train()
@@ -58,7 +64,9 @@ else: distill(hybrid, teacher, [ids], chunk_size=chunk, dtype=dtype, checkpointi
 print('PEAK', high_water())
 """
 
-def high_water(restart:bool=False)->int:
+def high_water(
+    restart:bool=False, # Count from now on
+)->int: # Bytes
     "Largest resident memory so far, bytes; on a GPU what torch has allocated"
     if torch.cuda.is_available():
         if restart: torch.cuda.reset_peak_memory_stats()
@@ -66,12 +74,19 @@ def high_water(restart:bool=False)->int:
     if restart: Path('/proc/self/clear_refs').write_text('5')
     return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM'))*1024
 
-def some_hybrid(teacher:nn.Module)->nn.Module:
+def some_hybrid(
+    teacher:nn.Module, # A causal language model
+)->nn.Module: # Layers 0, 4, 8 ... stay softmax
     "A quarter of the layers softmax, untrained: speed and memory do not depend on training"
     L = len(teacher.model.layers)
     return build_hybrid(build_student(teacher, verbose=False), teacher, range(0, L, 4))
 
-def naive_step(hybrid, teacher, ids, dtype):
+def naive_step(
+    hybrid, # Trained in place
+    teacher, # A causal language model
+    ids, # `(B, T)`
+    dtype, # Autocast
+):
     "A step with all logits in memory"
     hybrid.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(hybrid.parameters(), lr=1e-5)
@@ -80,7 +95,14 @@ def naive_step(hybrid, teacher, ids, dtype):
         loss = dense_kl(hybrid(ids, use_cache=False).logits, want).mean()
     loss.backward(); optimizer.step()
 
-def peak_memory(kind:str, teacher:str, batch_size:int, seq_len:int, chunk_size:int, dtype:str)->int:
+def peak_memory(
+    kind:str, # "naive" (all logits at once), "stage2" or "checkpointing"
+    teacher:str, # A packaged teacher, a hub id or a folder
+    batch_size:int, # Rows
+    seq_len:int, # Tokens per row
+    chunk_size:int, # Tokens whose logits are held at once; not for "naive"
+    dtype:str, # Autocast
+)->int: # See `high_water`
     "Bytes of one step in a process of its own"
     got = subprocess.run([sys.executable, '-c', ONE_STEP, kind, teacher, *map(str, (batch_size, seq_len, chunk_size)), dtype], capture_output=True, text=True)
     if got.returncode: raise ConfigError(f"the {kind} step failed: {got.stderr.strip().splitlines()[-1]}")
@@ -165,7 +187,9 @@ def train_table(
     speed = ', '.join(f'{n} {v:,.0f}' for n, v in r['tokens_per_s'].items())
     return '\n'.join(rows)+f"\n\ntokens/s: {speed}"
 
-def train_arguments(parser):
+def train_arguments(
+    parser, # Of a bench
+): # The same parser
     "Options of `bench train`"
     parser.add_argument('--teacher', default='smollm2-135m', help='a packaged teacher, a hub id or a folder (default: smollm2-135m)')
     for name, default, text in (('batch-size', 4, 'rows per step'), ('seq-len', 1024, 'tokens per row'), ('steps', 4, 'of each loop and round'), ('rounds', 3, 'in turn'), ('chunk-size', 512, 'tokens whose logits are held at once')):

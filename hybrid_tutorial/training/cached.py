@@ -68,7 +68,7 @@ def bytes_per_token(
     k:int, # Words kept
     words:int, # `W`
     kind:str='float16', # Of the log-probabilities: a key of `KINDS`
-)->int:
+)->int: # Ids and log-probabilities together
     "Bytes that one token takes in the cache"
     if kind not in KINDS: raise ConfigError(unknown('kind of log-probabilities', kind, KINDS))
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= words: raise ConfigError(f"k is a number of words in 1..{words}, got {k!r}")
@@ -257,7 +257,12 @@ class CachedTeacher:
 # %% ../../nbs/22b_cached_teacher.ipynb #c4c4e061
 class CachedTarget:
     "A teacher's answers in the place of `KLTarget` (notebook 07)"
-    def __init__(self, cached:CachedTeacher, want:list, head:Tensor): self.cached, self.want, self.head = cached, want, head
+    def __init__(self,
+        cached:CachedTeacher, # Where the answers come from
+        want:list, # Word ids `(N, k)` and log-probabilities `(N, k+1)`
+        head:Tensor, # `(W, D)`, the teacher's
+    ):
+        self.cached, self.want, self.head = cached, want, head
 
     def kl(self,
         hidden:Tensor, # `(N, D)`: the student's hidden states at the same tokens

@@ -21,7 +21,7 @@ from .loop import LoopSettings, Metrics, autocast, feed, train
 def sandwich(
     counts, # Numbers of kept layers, rising
     step:int, # Number of the step
-    seed:int=0,
+    seed:int=0, # Of the one between
 )->list[int]: # Largest, smallest, one between
     "The settings of one step"
     low, high = min(counts), max(counts)

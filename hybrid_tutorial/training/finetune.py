@@ -39,7 +39,7 @@ def next_token_loss(
 
 def counted(
     batch:dict, # With `input_ids`, perhaps `loss_mask` and `position_ids`
-)->int:
+)->int: # How many
     "Tokens that `next_token_loss` averages over"
     mask = torch.ones_like(batch['input_ids'], dtype=torch.bool)
     if 'loss_mask' in batch: mask &= batch['loss_mask'].bool()

@@ -90,7 +90,9 @@ def resources(
 # %% ../../../nbs/06g_aot.ipynb #b8c820ce
 class Recorder:
     "Runs launchers as if a GPU were there, and keeps a list of what they would have launched"
-    def __init__(self, arch=90):
+    def __init__(self,
+        arch=90, # Compute capability, a key of `CHIPS`
+    ):
         self.arch, self.launches, self.utils, self.choice, self.phase = arch, [], self, (0, 1), 'forward'
 
     # what triton asks of a driver
@@ -155,10 +157,12 @@ OURS = dict(gla='gla', delta='gated_delta_rule', norm='gated_norm', decode='gla 
 
 def case(
     operator:str, # A key of `PEERS`
-    K:int, V:int, # Head widths
+    K:int, # Width of keys
+    V:int, # Width of values
     dtype:str='bf16', # A key of `FORMATS`
-    T:int=TOKENS, H:int=HEADS, # Tokens, heads
-)->dict: # The operator's arguments by name; a `do` for its first output; whether it has a backward pass
+    T:int=TOKENS, # Tokens
+    H:int=HEADS, # Heads
+)->dict: # The operator's arguments by name
     "Arguments to call an operator with; their values do not matter"
     n = lambda *s, kind=FORMATS[dtype]: torch.zeros(*s, dtype=kind, requires_grad=True)
     gate = lambda *s: n(*s, kind=torch.float32)
@@ -186,13 +190,23 @@ PEERS = {  # operator -> how fla is called with the arguments of `case`
     'kl': ('modules.fused_kl_div', 'fused_kl_div_loss', lambda f, a: f(**a))}
 
 # %% ../../../nbs/06g_aot.ipynb #2155e514
-def record_fla(operator, K, V, dtype, recorder):
+def record_fla(
+    operator, # A key of `PEERS`
+    K, # Width of keys
+    V, # Width of values
+    dtype, # A key of `FORMATS`
+    recorder, # A `Recorder`, installed
+): # Launches, in order
     "The launches of fla's version of an operator"
     _fla_package()
     module, name, call = PEERS[operator]
     return run_recorded(lambda a: call(getattr(importlib.import_module('fla.'+module), name), a), case(operator, K, V, dtype), recorder)
 
-def run_recorded(call, arguments, recorder):
+def run_recorded(
+    call, # Takes the arguments, gives one tensor
+    arguments, # From `case`
+    recorder, # A `Recorder`, installed
+): # Launches, in order
     "Run forward and backward, return the launches of both"
     start, decode = len(recorder.launches), 'initial_state' in arguments
     recorder.phase = 'decode' if decode else 'forward'

@@ -78,7 +78,10 @@ def tile_of(
     return BK, 32 if BK <= 128 else 8, 4 if BK <= 64 else 8
 
 # %% ../../../nbs/06e_triton_decode.ipynb #5ee59ee3
-def signature_of(kernel, dtype):
+def signature_of(
+    kernel, # `gla_step` or `delta_step`
+    dtype, # "bf16", "fp16" or "fp32"
+): # Name: type, "constexpr" for constants
     "Type of every argument of a kernel"
     halves = ('q_ptr', 'k_ptr', 'v_ptr', 'o_ptr')
     def kind(n):

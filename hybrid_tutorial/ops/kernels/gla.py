@@ -66,6 +66,7 @@ def _scores(q, k, g, A, B, PRECISION: tl.constexpr):
 @triton.jit(do_not_specialize=['given', 'T', 'H', 'HV'])
 def gla_states(k, v, g, h, first, last, seqs, given, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+    "Walk over the chunks of a sequence and store the state before each, `BK` key and `BV` value channels of it"
     i, c, d = tl.program_id(0), tl.program_id(1)*BK + tl.arange(0, BK), tl.program_id(2)*BV + tl.arange(0, BV)
     hv, t = i % HV, tl.arange(0, C)
     start, end, row = sequence_at(seqs, i//HV, T, C)
@@ -96,6 +97,7 @@ def gla_states(k, v, g, h, first, last, seqs, given, T, H, HV, K: tl.constexpr, 
 @triton.jit(do_not_specialize=['T', 'H', 'HV'])
 def gla_output(q, k, v, g, h, o, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
                BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+    "`BV` value channels of a chunk's output: what its own tokens give, and the state before it"
     row, hv = tl.program_id(0), tl.program_id(1)
     start, end, n = chunk_at(chunks, row, T, C)
     t, d = tl.arange(0, C), tl.program_id(2)*BV + tl.arange(0, BV)
@@ -156,6 +158,7 @@ def gla_dstates(q, do, g, dh, first, last, seqs, scale, given, T, H, HV, K: tl.c
 @triton.jit(do_not_specialize=['T', 'H', 'HV'])
 def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
                 BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+    "Gradient of a chunk's values, `BV` channels of it"
     row, hv = tl.program_id(0), tl.program_id(1)
     start, end, n = chunk_at(chunks, row, T, C)
     t, d = tl.arange(0, C), tl.program_id(2)*BV + tl.arange(0, BV)
@@ -185,6 +188,7 @@ def gla_dvalues(q, k, g, do, dh, dv, chunks, scale, T, H, HV, K: tl.constexpr, V
 @triton.jit(do_not_specialize=['T', 'H', 'HV'])
 def gla_gradients(q, k, v, g, h, do, dh, dq, dk, dg, chunks, scale, T, H, HV, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
                   D: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr):
+    "Gradients of a chunk's queries, keys and gates, `BK` channels of them"
     row, hv = tl.program_id(0), tl.program_id(1)
     start, end, n = chunk_at(chunks, row, T, C)
     t, x, c = tl.arange(0, C), tl.arange(0, D), tl.program_id(2)*BK + tl.arange(0, BK)

@@ -153,7 +153,10 @@ def parts_of(
 COUNTS = ('N', 'W', 'words', 'DS', 'DT')
 HALVES = ('hs_ptr', 'ht_ptr', 'es_ptr', 'et_ptr')  # arguments in the caller's number format
 
-def signature_of(kernel, dtype):
+def signature_of(
+    kernel, # `kl_forward`, `kl_backward_hidden` or `kl_backward_head`
+    dtype, # "bf16", "fp16" or "fp32"
+): # Name: type, "constexpr" for constants
     "Type of every argument of a kernel"
     kind = lambda n: f'*{dtype}' if n in HALVES else '*fp32' if n.endswith('_ptr') else 'i32' if n in COUNTS else 'fp32'
     names, fixed = inspect.signature(kernel.fn).parameters, kernel.fn.__annotations__
@@ -189,7 +192,16 @@ def launchable(
     return [(None, None, d, r) for d in ('bf16', 'fp16', 'fp32') for cap in (False, True) for r in launches(UNIT, 1, d, arch, cap)]
 
 # %% ../../../nbs/06f_triton_kl.ipynb #6510e161
-def kl_statistics(h_s, h_t, head_s, head_t, scale, cap, temperature, rows):
+def kl_statistics(
+    h_s, # `(N, D)`, the student's hidden states; `D` is a multiple of `UNIT`
+    h_t, # `(N, D)`, the teacher's; its own width may differ
+    head_s, # `(W, D)`
+    head_t, # `(W, D)`
+    scale, # Logits are multiplied by this first
+    cap, # Soft cap of the logits, or None
+    temperature, # Of the softmax, both sides
+    rows, # From `launches`
+): # Three tensors `(N,)`; the loss in nats
     "Loss of every token, and the two log-sum-exps"
     (N, DS), W, const = h_s.shape, len(head_s), rows[0]['constexprs']
     parts, words = parts_of(N, W, const['BN'], const['BW'])
@@ -259,7 +271,9 @@ def triton_chunked_kl(
     return _TritonKL.apply(h_s, head_s, h_t, head_t, weight, float(temperature), softcap, float(logit_scale))
 
 # %% ../../../nbs/06f_triton_kl.ipynb #b3323a7b
-def one_format(*xs):
+def one_format(
+    *xs, # Tensors of one device
+): # The same, contiguous
     "Hidden states and heads in one number format, autocast's if it is on"
     kind = xs[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else functools.reduce(torch.promote_types, (x.dtype for x in xs))

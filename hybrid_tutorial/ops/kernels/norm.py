@@ -117,7 +117,10 @@ def strips(
     return triton.cdiv(blocks, max(1, steps)), steps
 
 # %% ../../../nbs/06d_triton_norm.ipynb #43374b02
-def signature_of(kernel, dtype):
+def signature_of(
+    kernel, # `norm_forward` or `norm_backward`
+    dtype, # "bf16", "fp16" or "fp32"
+): # Name: type, "constexpr" for constants
     "Type of every argument of a kernel"
     kind = lambda n: '*fp32' if n in ('w_ptr', 'dw_ptr') else f'*{dtype}' if n.endswith('_ptr') else 'fp32' if n == 'eps' else 'i32'
     names, fixed = inspect.signature(kernel.fn).parameters, kernel.fn.__annotations__

@@ -35,7 +35,10 @@ def ttir(
 # %% ../../../nbs/06h_traffic.ipynb #968ed2bd
 class Op:
     "One operation: names of results and operands, its text, and the regions inside it"
-    def __init__(self, line, block):
+    def __init__(self,
+        line, # One line of code, names as `parse` makes them unique
+        block, # The `Region` that it stands in
+    ):
         head = re.match(r'(?:(%[\w$.-]+(?::\d+)?(?:, %[\w$.-]+)*) = )?"?([\w.]+)"?(.*)', line)
         self.results, self.name, self.text, self.block = head[1], head[2], head[3], block
         body, _, self.type = self.text.rpartition(' : ')
@@ -44,7 +47,10 @@ class Op:
 
 class Region:
     "Operations in order, and the arguments of the region"
-    def __init__(self, args=()): self.ops, self.args = [], list(args)
+    def __init__(self,
+        args=(), # Names
+    ):
+        self.ops, self.args = [], list(args)
 
 class _Scopes:
     "Names are unique only within their braces; here each gets a number of its own"
@@ -116,7 +122,11 @@ def _size(kind):
 # %% ../../../nbs/06h_traffic.ipynb #448aef67
 class Walk:
     "Counts the loads and stores of one program"
-    def __init__(self, blocks, values, grid):
+    def __init__(self,
+        blocks, # From `parse`
+        values, # Argument: an integer, or a tensor and an offset for a pointer
+        grid, # Programs along x, y and z
+    ):
         self.blocks, self.values, self.grid = blocks, values, grid
         self.defs = {}
         for region in blocks.values(): self._define(region)
@@ -333,7 +343,10 @@ class TorchTraffic(TorchDispatchMode):
     FREE = ('empty', 'new_empty', 'empty_like', 'empty_strided', 'detach', 'new_empty_strided', 'lift_fresh', 'set_', 'is_same_size')
     WRITE = ('zeros', 'zeros_like', 'new_zeros', 'zero_', 'fill_', 'full', 'ones', 'ones_like', 'full_like', 'arange', 'scalar_tensor')
     TILE = 128  # a product reads each operand once per tile of 128 rows or columns of the result
-    def __init__(self, arch=90): super().__init__(); self.bytes = self.device = self.least = 0; self.l2 = CHIPS[arch]['l2']
+    def __init__(self,
+        arch=90, # Compute capability, a key of `CHIPS`
+    ):
+        super().__init__(); self.bytes = self.device = self.least = 0; self.l2 = CHIPS[arch]['l2']
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if name in ('mm', 'addmm', 'bmm'): return self.product(*args[-2:])
