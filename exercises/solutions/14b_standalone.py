@@ -55,7 +55,7 @@ wrong_ex14ba = [(lambda: (['check', 'f'], []), 'until nothing new'), (lambda: ([
 # Three names and six. A definition pulls in what it mentions, never what mentions it; only a statement that does something to a name (`MIXERS.update(...)` in notebooks 12b to 12d) belongs to that name. `h` is not needed by either: an attribute is found at run time, by an object that has it.
 
 # %% 2b implement (1 s)
-# Return the sorted names that the file defines at its top level and that no *other* top-level statement mentions. A mention inside a string or behind a dot does not count.
+# `pieces(source)` from the setup cuts the text into statements, each with what it `defines` and what it `uses`. Return the sorted names that the file defines at its top level and that no *other* top-level statement mentions. A mention inside a string or behind a dot does not count.
 
 # %% solution
 def ex14bb(source):

@@ -146,4 +146,4 @@ wrong_ex20d = [(lambda masks: [1/len(masks)]*len(masks), 'this is the bug'), (la
     (lambda masks: [float(m.float().mean()) for m in masks], 'own tokens'), (lambda masks: ex20d(masks) if all(m.any() for m in masks) else [float(m.any())/sum(bool(x.any()) for x in masks) for m in masks], 'is not enough'), (lambda masks: [float('nan')]*len(masks), 'gives NaN')]
 
 # %% why
-# A mean of means is the mean only if all pieces count as many tokens. In conversations they do not: with 2 and 20 answered tokens the two would weigh as much as the twenty. The loop's `pieces` carries the factor as `share`, so a gradient does not depend on how a batch was cut; trainers got this wrong for years, since the loss curve looks as it should.
+# A mean of means is the mean only if all pieces count as many tokens. In conversations they do not: with 2 and 20 answered tokens the two would weigh as much as the twenty. The loop's `pieces` carries the factor as `share`, so a gradient does not depend on how a batch was cut; with the bug the loss curve still looks as it should.

@@ -2,7 +2,7 @@
 import functools, math, torch
 from hybrid_tutorial.core import check_answer
 from hybrid_tutorial.ops.loss import dense_kl
-from hybrid_tutorial.training.cached import bucketed, topk_kl
+from hybrid_tutorial.training.cached import bucketed
 
 # %% 1a compute (1 s)
 # Return $\mathrm{KL}_1$ and $\mathrm{KL}$, from teacher to student, in nats.
