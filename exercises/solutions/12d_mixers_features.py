@@ -4,7 +4,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hybrid_tutorial.core import check_answer
 from hybrid_tutorial.models.mixers import AttentionShape, make_mixer
 from hybrid_tutorial.ops.dispatch import attend
-from hybrid_tutorial.ops.feature_maps import random_directions
 from hybrid_tutorial.training.bench import attention_pairs, start_error
 
 # %% 1a compute (1 s)
