@@ -19,6 +19,7 @@ exclude_patterns = ['build.py']
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.viewcode', 'sphinx_copybutton']
 mathjax_path = 'mathjax.js'
 nb_execution_mode = 'off'
+nb_render_markdown_format = 'myst'               # tables that a cell returns
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence']
 myst_heading_anchors = 3
 autodoc_typehints = 'description'
