@@ -11,7 +11,7 @@ __all__ = ['TASK_METHODS', 'SELECTORS', 'SIZED', 'DERIVED', 'SAYS', 'SPEED', 'BU
            'toy_text', 'planted_teacher']
 
 # %% ../../nbs/33_study.ipynb #b2324ce2
-import json, math, shutil, statistics, tempfile, time
+import copy, json, math, shutil, statistics, tempfile, time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -115,7 +115,7 @@ class Study:
         self.student = student or self.aligned()
         self.student.requires_grad_(False)
         self.judge = Judge(teacher, self.held, settings.batch_size, settings.dtype)
-        self.ledger = Ledger(self.out/'runs.jsonl')
+        self.ledger, self.scored = Ledger(self.out/'runs.jsonl'), {}
         self.who = f'{model_digest(self.student)} {model_digest(teacher)}'
 
     def claim(self):
@@ -145,7 +145,8 @@ class Study:
         "Scores of a selector, from its file or computed now"
         method, how = parse_selector(name)
         file = self.out/'scores'/(f'{name}@{ratio:.3f}.json' if method in SIZED else f'{name}.json')
-        if together(file.exists())[0]: return Scores.load(file)
+        if file in self.scored: return self.scored[file]
+        if together(file.exists())[0]: return self.scored.setdefault(file, Scores.load(file))
         s, options = self.s, dict(how.get('options', {}))
         if method in ('ga_s2', 'gr_s2'): options |= dict(train_tokens=s.train_tokens, checks=s.checks, lr=s.lr, lr_attention=s.lr_attention, train_batch=s.distill_batch)
         if method in (*TASK_METHODS, 'halo') and self.tok is not None: options['tokenizer'] = self.tok
@@ -154,11 +155,11 @@ class Study:
                               seq_len=s.seq_len, batch_size=s.batch_size, dtype=s.dtype, ratio=ratio, early_stop=s.early_stop, out=file.with_suffix('.jsonl'), options=options, show=False)   # a ledger of its own: its cost must not depend on who came before
         if self.rank == 0: scores.save(file)
         together(None)
-        return scores
+        return self.scored.setdefault(file, scores)
 
     def derived(self, method:str, ratio:float)->Scores:
         "Scores made of those of others, at the price of those"
-        parts = [self.score(n, ratio) for n in DERIVED[method]]
+        parts = [copy.deepcopy(self.score(n, ratio)) for n in DERIVED[method]]
         scores = spaced(Job(None, self.teacher, None, method, ratio=ratio), parts[0]) if method == 'smart' else mean_place(*parts, method)
         scores.notes.pop('seed_spread', None)
         scores.cost = {k: v if k == 'tokens' else round(sum(p.cost[k] for p in parts), 2) for k, v in parts[0].cost.items()}
@@ -361,7 +362,7 @@ def label_points(
     (left, low), (right, high) = (pt(ax.transData.inverted().transform(ax.transAxes.transform(c))) for c in ((0, 0), (1, 1)))
     taken = [(x-3, y-3, x+3, y+3) for x, y in map(pt, points)]
     for xy, text in zip(points, labels):
-        (x, y), w, h, best = pt(xy), 0.6*size*len(text), 1.2*size, None
+        (x, y), w, h, best = pt(xy), 0.65*size*len(text)+1, 1.2*size, None
         for r in (5, 9, 14, 20, 28, 38, 50, 64, 80):
             for turn in (1, 15, 3, 13, 0, 8, 5, 11, 7, 9, 4, 12):                      # sixteenths of a circle, right and up first
                 a, b = x+r*math.cos(turn*math.pi/8), y+r*math.sin(turn*math.pi/8)
@@ -394,7 +395,7 @@ def plot_quality(result:dict, ratio:float):
         ax.plot([], [], ' ', label=f"{s['number']}  {', '.join(names[:2])}"+(f' +{len(names)-2}' if len(names) > 2 else ''))
     ax.set(xscale=stretched([r['kl_plain']['value'] for r in rows]), yscale=stretched([r[y]['value'] for r in rows]))
     ax.set(xlabel='KL on plain text (nats)', ylabel=f'KL on {y[3:]} text (nats)', title=f'After distillation, {ratio:.0%} softmax; grey: random sets')
-    fig.legend(loc='outside right upper', fontsize=7, handlelength=0, handletextpad=0, frameon=False, title='set', title_fontsize=7, labelspacing=0.3)
+    fig.legend(loc='outside right upper', fontsize=7, handlelength=0, handletextpad=0, frameon=False, title='set', title_fontsize=7, labelspacing=0.3, alignment='left')
     label_points(ax, [(r['kl_plain']['value'], r[y]['value']) for r in rows], [str(s['number']) for s in sets])
     return fig
 
@@ -408,7 +409,8 @@ def plot_price(result:dict, ratio:float):
     at = [(max(paid(r), free), sum(r[f'kl_{t}']['value'] for t in result['texts'])) for r in rows]
     for (x, y), r in zip(at, rows): ax.plot(x, y, 'o', color=f"C{(r['set']-1)%10}", ms=4)
     ax.axvspan(free/2, free*2, color='#eeeeee', zorder=0, lw=0); ax.text(free, 0.99, 'free', ha='center', va='top', fontsize=7, color='#666666', transform=ax.get_xaxis_transform())
-    ax.set(xscale='log', yscale=stretched([y for _, y in at]), xlim=(free/2, 6*max(x for x, _ in at)))
+    most = 6*max(x for x, _ in at)
+    ax.set(xscale='log', yscale=stretched([y for _, y in at]), xlim=(free/2, most), xticks=[10**e for e in range(math.ceil(math.log10(2*free)), math.ceil(math.log10(most)))])
     ax.margins(y=0.12); ax.set(xlabel='tokens forward + 2 x tokens backward, to choose', ylabel='sum of KLs (nats)', title='Quality against the price of the choice')
     label_points(ax, at, [r['name'] for r in rows])
     return fig
