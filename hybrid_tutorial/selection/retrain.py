@@ -76,7 +76,11 @@ def retrained(
     return done, monitor
 
 @contextlib.contextmanager
-def parking(job, seed:int, how:dict):
+def parking(
+    job, # A `Job`
+    seed:int, # Of the candidates
+    how:dict, # Their settings
+):
     "A folder in which candidates wait for each other: beside the ledger, so that a rerun finds them, or for this run only"
     if job.ledger.path is None:
         with tempfile.TemporaryDirectory() as folder: yield Path(folder)
@@ -84,8 +88,21 @@ def parking(job, seed:int, how:dict):
     folder = job.ledger.path.with_suffix('.waiting')/f'{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:8]}-{seed}'
     yield folder
     together(None); shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError): folder.parent.rmdir()
 
-def in_step(job, monitor, done, seed, sign, at, judge, how, order, train, candidate):
+def in_step(
+    job, # A `Job`
+    monitor, # Told of every measurement
+    done:dict, # Gets `{layer: [[tokens, {text: rows}], ...]}` for the seed
+    seed:int, # Of the order of the batches
+    sign:float, # As for `note_progress`
+    at:list, # Steps after which is measured
+    judge, # A `Judge`
+    how:dict, # Settings, the key in the ledger
+    order:list, # Batches
+    train, # `(hybrid, metrics=, folder=, loop=)`
+    candidate, # `layer -> hybrid`, untrained
+):
     "Train all candidates of a seed to the next measurement, again and again, until the monitor has seen enough"
     (rank, world), L, sizes = ranks(), job.layers, [b['input_ids'].numel() for b in order]
     done[seed] = {l: [] for l in range(L)}

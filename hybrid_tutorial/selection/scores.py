@@ -356,7 +356,7 @@ def score_layers(
     batch_size:int=4, # Rows at a time
     dtype:str='auto', # Autocast
     ratio:float=0.25, # Share of layers, for selectors that choose a set and for the monitor
-    early_stop:bool=False, # Stop as soon as the monitor says that more would not change the choice
+    early_stop:bool=False, # Stop once the monitor says that more would not change the choice: kl, kl_removal, kl_gradient after a batch of rows, ga_s2 and its relatives while they train; the others read all
     answers=None, # A `CachedTeacher` (notebook 22b) of the same text to compare with; selectors that measure sets of layers only
     out=None, # JSON lines: results as they arrive; a rerun goes on
     options:dict|None=None, # Settings of this selector, by name
