@@ -376,7 +376,9 @@ def label_points(
         ax.annotate(text, xy, ((box[0]+box[2])/2-x, (box[1]+box[3])/2-y), textcoords='offset points', ha='center', va='center', fontsize=size,
                     arrowprops=dict(arrowstyle='-', lw=0.4, color='#888888', shrinkA=0, shrinkB=2) if r > 9 else None)
 
-def stretched(values)->str: # "log" or "linear"
+def stretched(
+    values, # On that axis
+)->str: # "log" or "linear"
     "The scale for an axis: logarithmic where a range exceeds 100"
     return 'log' if min(values) > 0 and max(values)/min(values) > 100 else 'linear'
 
@@ -518,7 +520,12 @@ def study_hours(
     "A forecast"
     return {p: sum(v/(SPEED[k]*speed) for k, v in kinds.items())/3600/(1 if p == 'stage 1' else workers) for p, kinds in work.items()}
 
-def forecast(s:StudySettings, layers:int, speed:float=1000., workers:int=1)->str:
+def forecast(
+    s:StudySettings,
+    layers:int, # `L`
+    speed:float=1000., # Tokens/s of the teacher's forward pass in one worker
+    workers:int=1, # Processes
+)->str:
     "The plan's price in one line"
     work, sets = study_work(s, layers)
     hours, million = study_hours(work, speed, workers), lambda k: sum(w.get(k, 0) for w in work.values())/1e6
@@ -550,7 +557,7 @@ def study_arguments(parser):
     add('ratio', type=float); add('ratios', nargs='*', type=float); add('random-sets', 'at every ratio', type=int)
     for name in ('align', 'score', 'train', 'distill', 'eval'): add(f'{name}-tokens', type=int)
     add('checks', 'held-out measurements of each GA-S2 and GR-S2 candidate', type=int)
-    parser.add_argument('--early-stop', action='store_true', default=None, help='let the monitor end a score within its budget (other results than without)')
+    parser.add_argument('--early-stop', action='store_true', default=None, help='let the monitor end a score within its budget (other results than without; candidates of GA-S2 wait on disk, 12 bytes per parameter each, 48 GB for SmolLM2-135M)')
     parser.add_argument('--seq-len', type=int, default=512); parser.add_argument('--echo', type=float, default=0.5, help='share of echo rows (default: 0.5)')
     add('batch-size', type=int); add('distill-batch', type=int); add('lr', type=float); add('lr-attention', type=float)
     parser.add_argument('--needles', type=int, default=1, help='per length and depth (default: 1)'); add('dtype')
@@ -565,7 +572,11 @@ def study_settings(
     return StudySettings(**{**BUDGETS[args.budget], **given})
 
 @torch.no_grad()
-def forward_speed(teacher:nn.Module, seq_len:int=512, dtype:str='auto')->float: # Tokens/s
+def forward_speed(
+    teacher:nn.Module, # A causal language model
+    seq_len:int=512, # Tokens of the row
+    dtype:str='auto', # Autocast
+)->float: # Tokens/s
     "One row through the teacher, timed"
     ids = torch.arange(seq_len)[None].to(next(teacher.parameters()).device) % teacher.config.vocab_size
     with autocast(ids.device, dtype):
@@ -585,14 +596,22 @@ def study_cli(
     threads = max(torch.get_num_threads()//args.workers, 1)
     with tempfile.TemporaryDirectory() as meet: torch.multiprocessing.spawn(study_worker, (args, threads, meet), nprocs=args.workers)
 
-def study_worker(rank:int, args, threads:int, meet):
+def study_worker(
+    rank:int, # Its number
+    args, # What `study_arguments` parsed
+    threads:int, # Of this process
+    meet, # Folder in which the processes find each other
+):
     "One of several processes"
     torch.set_num_threads(threads)
     torch.distributed.init_process_group('gloo', init_method=f'file://{meet}/meet', rank=rank, world_size=args.workers, timeout=timedelta(days=7))   # one may wait long for the others
     run_study(args, quiet=rank > 0)
     torch.distributed.barrier(); torch.distributed.destroy_process_group()
 
-def run_study(args, quiet:bool=False):
+def run_study(
+    args, # What `study_arguments` parsed
+    quiet:bool=False, # Say nothing
+):
     "Load, forecast, run, print"
     from hybrid_tutorial.core import pick_device
     from hybrid_tutorial.data import held_out, load_corpus
