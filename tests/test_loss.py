@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hybrid_tutorial.core import ConfigError, ShapeError, assert_close
-from hybrid_tutorial.ops.loss import KLTarget, chunked_kl, dense_kl
+from hybrid_tutorial.ops.loss import CappedTarget, KLTarget, chunked_kl, dense_kl, kl_target
 
 
 def setup(dtype=torch.float64, B=2, T=37, D=16, W=83):
@@ -64,6 +64,19 @@ def test_target_equals_dense():
     for scale in (1., 0.3):
         t = KLTarget(h_t, w.float(), chunk_size=10, logit_scale=scale)
         assert_close(t.kl(h_s), dense_kl(h_s@w.float().T*scale, h_t@w.float().T*scale), 1e-5)
+
+
+def test_target_of_squashed_logits():
+    h_s, h_t, w, _, _ = setup()
+    h_s, h_t, w = h_s.flatten(0, 1).float().requires_grad_(), torch.randn(74, 16), w.float()
+    for scale in (1., 0.3):
+        t = CappedTarget(h_t, w, softcap=2., chunk_size=10, logit_scale=scale)
+        squash = lambda h: 2*torch.tanh(h@w.T*scale/2)
+        want = dense_kl(squash(h_s), squash(h_t))
+        kl, slope = t.slope(h_s.detach())
+        for got in (t.kl(h_s.detach()), kl): assert_close(got, want.detach(), 1e-5)
+        assert_close(slope, torch.autograd.grad(want.sum(), h_s)[0], 1e-4)
+    assert isinstance(kl_target(h_t, w), KLTarget) and isinstance(kl_target(h_t, w, softcap=2.), CappedTarget)
 
 
 def test_bad_input():

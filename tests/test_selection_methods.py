@@ -407,6 +407,96 @@ def test_early_stop_uses_fewer_rows_and_says_so():
     assert short.ranking[0] == whole.ranking[0] == 1 and short.cost['forward_tokens'] < whole.cost['forward_tokens']
     ga = score_layers(student, teacher, rows, method='ga_s2', tokens=8*32, ratio=1/6, seeds=(0, 1, 2), early_stop=True, options=dict(TRAIN, train_batch=1), **FAST)
     assert ga.monitor['done'] == 1 and len(ga.by_seed) == 1 and ga.ranking[0] == 1 and len(ga.notes['curve']) == 2
+    assert short.cost['tokens'] == short.monitor['tokens'] == 32*short.monitor['done'] < short.monitor['budget'] == 24*32 == whole.monitor['tokens']
+    g = score_layers(student, teacher, rows, **{**how, 'method': 'kl_gradient'}, early_stop=True)
+    assert g.monitor['tokens'] == g.cost['tokens'] < 24*32 and g.cost['backward_tokens'] == 3*g.cost['tokens'] and g.ranking[0] == 1
+
+
+@pytest.mark.parametrize('path', [False, True])
+def test_early_stop_inside_the_training_budget(path, tmp_path):
+    "All candidates stop at the same measurement, where the full run passed by; a run that is not stopped ends the same"
+    teacher = planted(1, 6); student = aligned(teacher)
+    rows = [tokens(1, 32, seed=s) for s in range(24)]
+    options = dict(train_tokens=256, checks=4, lr=1e-4, lr_attention=1e-3, train_batch=1)
+    how = dict(method='ga_s2', tokens=8*32, ratio=1/6, seeds=(0, 1), **FAST)
+    whole = score_layers(student, teacher, rows, options=options, **how)
+    out = tmp_path/'s.jsonl' if path else None
+    short = score_layers(student, teacher, rows, options=options, early_stop=True, out=out, **how)
+    n = len(short.notes['curve'])
+    assert n < 4 and list(short.by_seed) == [0] and short.monitor['stable'] and short.ranking[0] == 1
+    assert short.cost['trained_tokens'] == short.monitor['tokens'] == 6*64*n < short.monitor['budget'] == 6*2*256 == whole.cost['trained_tokens'] == whole.monitor['tokens']
+    for a, b in zip(short.notes['curve'], whole.notes['curve']): assert a == b
+    assert not list(tmp_path.glob('s.waiting/*'))
+    if not path: return
+    again = score_layers(student, teacher, rows, options=options, early_stop=True, out=out, **how)
+    assert again.scores == short.scores and again.cost['trained_tokens'] == 0
+
+
+def test_early_stop_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    teacher = tiny_teacher(**SMALL); student = aligned(teacher)
+    how = dict(method='gr_s2', tokens=64, seeds=(0,), options=dict(TRAIN, checks=2, train_batch=1), early_stop=True, batch_size=1, **FAST)     # two rows: never certain, so never stopped
+    whole = score_layers(student, teacher, texts(8), **how)
+    assert whole.scores == score_layers(student, teacher, texts(8), **{**how, 'early_stop': False}).scores
+    ticks, real = [0], Job.tick
+    def tick(self):
+        ticks[0] += 1; real(self)
+        if ticks[0] == 6: raise Killed
+    monkeypatch.setattr(Job, 'tick', tick)
+    with pytest.raises(Killed): score_layers(student, teacher, texts(8), out=tmp_path/'s.jsonl', **how)
+    monkeypatch.setattr(Job, 'tick', real)
+    assert len(list(tmp_path.glob('s.waiting/*/*'))) == 4
+    again = score_layers(student, teacher, texts(8), out=tmp_path/'s.jsonl', **how)
+    assert again.scores == whole.scores and again.cost['trained_tokens'] == 2*64 and not list(tmp_path.glob('s.waiting/*'))
+
+
+# ---- teachers that squash their logits
+
+FULL = dict(num_hidden_layers=4, layer_types=['full_attention']*4)
+
+def test_squashed_logits_are_compared_as_they_are():
+    "Gemma-2: attention scores and logits have a soft cap"
+    teacher = tiny_teacher('gemma2', **FULL); student = aligned(teacher)
+    rows = scoring_rows(mixed(), 64)
+    judge = Judge(teacher, rows, 2, 'float32')
+    other = build_hybrid(student, teacher, [1])
+    with torch.no_grad(): other.lm_head.weight.data = other.lm_head.weight*0.9
+    for m in (student, build_hybrid(student, teacher, [2]), other):
+        got = judge.measure(m, more=True)
+        for t, (ids, mask) in rows.items():
+            logits = m(ids, use_cache=False).logits
+            assert float(logits.abs().max()) <= 5.
+            kl, nll = dense_kl(logits, teacher(ids).logits)[:, :-1], -logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            for k, x in (('kl', kl), ('loss', nll)): assert_close(torch.tensor(got[k][t]), torch.stack([y[m_].mean() for y, m_ in zip(x, mask[:, 1:])]), 1e-4)
+    base, one = (judge.measure(build_hybrid(student, teacher, k))['plain'] for k in ([], [2]))
+    s = score_layers(student, teacher, mixed(), method='kl', tokens=64, **FAST)
+    assert_close(torch.tensor(s.rows['plain'][2]), torch.tensor(base)-torch.tensor(one), 1e-3)
+
+
+def test_slopes_of_squashed_logits_are_finite_differences():
+    teacher = tiny_teacher('gemma2', **FULL)
+    with torch.no_grad():
+        for p in teacher.parameters(): p.mul_(0.6)
+    student = aligned(teacher)
+    judge = Judge(teacher, scoring_rows([tokens(3, 16)], 48), 3, 'float32'); part, e = judge.batches[0][0], 5e-3
+    def kl(values):
+        with gated(student, teacher) as gates, torch.no_grad():
+            for g, v in zip(gates, values): g.gate = v
+            return torch.tensor(judge.kl(part, student.model(part.ids, use_cache=False).last_hidden_state))
+    with gated(student, teacher) as gates: _, slopes = gate_slopes(judge, student, gates, part, 0.5, 'float32')
+    finite = torch.stack([(kl([0.5+e*(i == l) for i in range(4)])-kl([0.5-e*(i == l) for i in range(4)]))/(2*e) for l in range(4)])
+    assert_close(slopes, finite, 0.02)
+
+
+@pytest.mark.parametrize('method', ['kl_guided', 'ga_s2', 'ppl', 'ar', 'halo'])
+def test_selectors_take_a_teacher_with_soft_caps(method):
+    teacher = tiny_teacher('gemma2', **FULL); student = aligned(teacher)
+    assert sorted(score_layers(student, teacher, mixed(8), method=method, tokens=64, options=OPTIONS.get(method), **FAST).ranking) == [0, 1, 2, 3]
+
+
+def test_layers_with_a_window_of_their_own_are_named():
+    teacher = tiny_teacher('gemma2'); student = build_student(teacher, settings=NEAR, verbose=False)
+    with pytest.raises(ConfigError, match=r'layers \[0, 2, 4\] .* sliding window'): score_layers(student, teacher, mixed(), method='kl', tokens=32, **FAST)
+    assert len(score_layers(None, teacher, mixed(), method='ppl', tokens=32, **FAST).scores) == 5
 
 
 def test_seeds_of_training_differ_and_are_kept():

@@ -14,7 +14,8 @@ from hybrid_tutorial.selection.baselines import count_kept, uniform_layers
 from hybrid_tutorial.selection.bench import bench_selection, bench_table
 from hybrid_tutorial.selection.choose import affordable, cache_cost, choose_layers, knee, time_cost
 from hybrid_tutorial.selection.scores import Scores, score_layers
-from hybrid_tutorial.selection.study import SELECTORS, Study, StudySettings, draws_of, parse_selector, planted_teacher, study, study_table, toy_text
+from hybrid_tutorial.selection.study import (BUDGETS, SELECTORS, Study, StudySettings, beaten, difference, draws_of, forecast, label_points, parse_selector, planted_teacher,
+    plot_price, plot_quality, plot_ratios, selector_work, spans, study, study_hours, study_settings, study_table, study_work, toy_text)
 from hybrid_tutorial.training.elastic import distill_elastic, sandwich
 from hybrid_tutorial.training.loop import Metrics
 
@@ -62,12 +63,35 @@ def test_study_has_every_choice_with_quality_cost_and_certainty(done):
     assert (out/'study.md').read_text() == study_table(r)+'\n' and not list(out.glob('checkpoints/*'))
 
 
+def test_every_two_sets_are_compared_on_three_measures(done):
+    teacher, corpus, held, settings, out, r = done
+    at = {0.5: [s for s in r['sets'] if s['ratio'] == 0.5], 0.25: [s for s in r['sets'] if s['ratio'] == 0.25]}
+    for ratio, sets in at.items():
+        assert [s['number'] for s in sets] == list(range(1, len(sets)+1)) and len({tuple(s['keep']) for s in sets}) == len(sets)
+        sums = [sum(x[f'kl_{t}']['value'] for t in ('plain', 'recall')) for s in sets for x in [next(x for x in r['rows'] if x['name'] == s['names'][0] and x['ratio'] == ratio)]]
+        assert sums == sorted(sums)
+    assert {p['measure'] for p in r['pairs']} == {'KL plain', 'KL recall', 'recall words right'}
+    assert len(r['pairs']) == 3*sum(len(s)*(len(s)-1)//2 for s in at.values()) and all(p['low'] <= p['high'] for p in r['pairs'])
+    runs = {(tuple(l['key']['keep']), l['key']['seed']): l['value'] for l in map(json.loads, (out/'runs.jsonl').read_text().splitlines()) if 'keep' in l['key']}
+    for p in r['pairs'][:12]:
+        kind, text = dict([('KL plain', ('kl', 'plain')), ('KL recall', ('kl', 'recall')), ('recall words right', ('right', 'recall'))])[p['measure']]
+        a, b = (next(s['keep'] for s in at[p['ratio']] if s['number'] == p[x]) for x in 'ab')
+        x, y = (torch.tensor([runs[tuple(k), s][kind][text] for s in (0, 1)]) for k in (a, b))
+        assert p['low']-1e-6 <= float((x-y).mean()) <= p['high']+1e-6
+        assert p['says'] == ('within noise' if p['low'] <= 0 <= p['high'] else ('better' if (p['low'] > 0) == (kind == 'right') else 'worse'))
+    for s in r['sets']:
+        for m in ('KL plain', 'recall words right'):
+            for loser in beaten(r, s['ratio'], s['number'], m): assert s['number'] not in beaten(r, s['ratio'], loser, m)
+    assert 'Who beats whom' in study_table(r) and '| beats on KL plain |' in study_table(r)
+
+
 def test_equal_sets_are_run_once_and_runs_are_real(done):
     teacher, corpus, held, settings, out, r = done
     lines = [json.loads(l) for l in (out/'runs.jsonl').read_text().splitlines()]
     runs = [l for l in lines if 'keep' in l['key']]
     sets = {tuple(x['keep']) for x in r['rows']}
     assert len(runs) == 2*len(sets) and len(sets) < len(r['rows'])
+    assert len([l for l in lines if 'start' in l['key']]) == len(sets)                  # before distillation seeds do not differ
     one = Study(teacher, corpus, held, settings, out, **QUIET)
     from hybrid_tutorial.training.logits import TeacherStates
     keep = tuple(r['rows'][0]['keep'])
@@ -105,13 +129,114 @@ def test_bad_studies(make, word):
     with pytest.raises(ConfigError, match=word): make()
 
 
+def test_scores_made_of_others_are_what_they_would_be_alone(done, tmp_path):
+    "`avg_s2` and `smart` train and swap nothing themselves, and cost what their parts cost"
+    teacher, corpus, held, settings, out, r = done
+    one = Study(teacher, corpus, held, StudySettings(selectors=('avg_s2', 'smart'), **TINY), tmp_path/'s', **QUIET)
+    how = dict(tokens=24, seeds=(0, 1), batch_size=2, dtype='float32', ratio=0.5, show=False)
+    for name, options in (('avg_s2', dict(train_tokens=48, lr=1e-4, lr_attention=1e-3, train_batch=2)), ('smart', {})):
+        alone, got = score_layers(one.student, teacher, study_text(corpus), method=name, options=options, **how), one.score(name, 0.5)
+        assert got.scores == alone.scores and got.texts == alone.texts and got.method == alone.method and got.unit == alone.unit
+        for k in ('tokens', 'trained_tokens', 'candidate_tokens', 'backward_tokens', 'forward_tokens'): assert abs(got.cost[k]-alone.cost[k]) <= 48, k     # the teacher's own passes
+    assert {p.name for p in (tmp_path/'s'/'scores').glob('*.json')} == {'avg_s2.json', 'ga_s2.json', 'gr_s2.json', 'kl.json', 'smart@0.500.json'}
+
+def study_text(corpus):
+    from hybrid_tutorial.selection.study import text_of
+    return text_of(corpus, 1)
+
+
+def share(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    small = StudySettings(**{**TINY, 'selectors': ('kl_guided', 'smart', 'avg_s2', 'uniform'), 'few': ('kl_guided',), 'ratios': (), 'random_sets': 1, 'early_stop': True})
+    r = study(tiny_teacher(**SMALL), batches(12), dict(plain=split(4, 100, 0), recall=split(4, 200, 1)), small, out=f'{folder}/two', **QUIET)
+    assert rank == 0 or r['rows']
+    torch.distributed.barrier(); torch.distributed.destroy_process_group()
+
+
+def test_two_workers_give_what_one_gives(tmp_path):
+    import torch.multiprocessing as mp
+    mp.spawn(share, (str(tmp_path),), nprocs=2)
+    small = StudySettings(**{**TINY, 'selectors': ('kl_guided', 'smart', 'avg_s2', 'uniform'), 'few': ('kl_guided',), 'ratios': (), 'random_sets': 1, 'early_stop': True})
+    one = study(tiny_teacher(**SMALL), batches(12), dict(plain=split(4, 100, 0), recall=split(4, 200, 1)), small, out=tmp_path/'one', **QUIET)
+    two = json.loads((tmp_path/'two'/'study.json').read_text())
+    strip = lambda r: json.loads(json.dumps([{k: v for k, v in x.items() if k != 'cost'} for x in r['rows']]))
+    assert strip(one) == strip(two) and json.loads(json.dumps(one['pairs'])) == two['pairs']
+    sets = {tuple(x['keep']) for x in one['rows']}
+    assert len([l for l in (tmp_path/'two'/'runs.jsonl').read_text().splitlines() if l and 'keep' in json.loads(l)['key']]) == 2*len(sets)     # no set twice
+
+
+def test_a_folder_older_than_a_setting_goes_on(done):
+    teacher, corpus, held, settings, out, r = done
+    old = json.loads((out/'settings.json').read_text())
+    (out/'settings.json').write_text(json.dumps({k: v for k, v in old.items() if k not in ('checks', 'early_stop')}))
+    Study(teacher, corpus, held, settings, out, **QUIET)
+    with pytest.raises(ConfigError, match='checks: 4 there, 2 now'): Study(teacher, corpus, held, StudySettings(selectors=settings.selectors, checks=2, **TINY), out, **QUIET)
+
+
 def test_command_line_of_study_and_bench():
     from hybrid_tutorial.cli import make_parser
     a = make_parser().parse_args(['study', '--out', 'x', '--selectors', 'kl', 'uniform', '--seeds', '0', '--distill-tokens', '64'])
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(a).items() if k in StudySettings.__dataclass_fields__}
-    s = StudySettings(**fields)
-    assert s.selectors == ('kl', 'uniform') and s.distill_tokens == 64 and set(StudySettings.__dataclass_fields__)-set(fields) == set() and a.fn
-    assert make_parser().parse_args(['bench', 'selection', '--rounds', '1']).rounds == 1
+    s = study_settings(a)
+    assert s.selectors == ('kl', 'uniform') and s.distill_tokens == 64 and set(StudySettings.__dataclass_fields__) <= set(vars(a)) and a.fn
+    plain = study_settings(make_parser().parse_args(['study']))
+    assert plain == StudySettings(seq_len=512, needles=1)
+    small = study_settings(make_parser().parse_args(['study', '--eval-tokens', '8192', '--budget', '2h', '--early-stop']))     # an option goes before the budget, wherever it stands
+    assert small.seeds == (0, 1) and small.eval_tokens == 8192 and small.early_stop and small.selectors == SELECTORS
+    assert make_parser().parse_args(['bench', 'selection', '--rounds', '1', '--seq-len', '64']).seq_len == 64
+
+
+def test_budgets_keep_the_questions_and_their_hours():
+    for name, hours in (('2h', 2.), ('6h', 6.)):
+        s = StudySettings(**BUDGETS[name])
+        assert s.selectors == SELECTORS and s.ratios == (0.125, 1/3, 0.5) and s.few == ('kl_guided', 'ga_s2') and len(s.seeds) > 1 and s.random_sets > 1
+        assert 0.8*hours <= sum(study_hours(study_work(s, 30)[0], 1000., 2).values()) <= hours
+        assert '2 workers' in forecast(s, 30, workers=2)
+
+
+def test_forecast_of_tokens_is_what_a_study_did(done):
+    teacher, corpus, held, settings, out, r = done
+    work, sets = study_work(settings, 4)
+    assert len({(x['ratio'], tuple(x['keep'])) for x in r['rows']}) <= sets == len(r['rows'])
+    cost = {x['name']: x['cost'] for x in r['rows'] if x['ratio'] == 0.5}
+    for name in ('kl', 'ppl', 'ga_s2'):
+        told = selector_work(name, StudySettings(**{**TINY, 'score_tokens': 12}), 4, 0.5)             # a list of batches gives one text of 24 tokens here, not two
+        assert told.get('trained', 0) == cost[name]['trained_tokens'] and (name == 'ga_s2' or abs(told['forward']-cost[name]['forward_tokens']) <= 24)   # so few tokens are one step, and one check
+    assert work['sets']['trained'] == sets*2*96
+
+
+def test_numbers_in_few_words():
+    assert spans([]) == 'none' and spans([3]) == '3' and spans([5, 1, 2, 3, 8, 7]) == '1-3 5 7-8'
+
+
+def test_difference_says_who_is_better():
+    x = torch.linspace(0, 1, 100, dtype=torch.float64)
+    assert difference(x, x+1)['says'] == 'better' and difference(x, x+1, more=True)['says'] == 'worse' and difference(x, x.flip(0))['says'] == 'within noise' and difference(x, x, same=True)['says'] == 'same set'
+
+
+def crowd(names=24, seed=0):
+    "A study's result with many sets close together"
+    rng = random.Random(seed); rows = []
+    for i in range(names):
+        near = rng.choice([0.02, 0.021, 0.4]); v = lambda x: dict(value=x, low=0.9*x, high=1.2*x)
+        rows.append(dict(name=f'selector_{i}' if i < names-3 else f'random-{i}', ratio=0.25, set=i+1, keep=[i], kl_plain=v(near*(1+0.01*i)), kl_recall=v(3*near*(1+0.005*i)), cost=dict(forward_tokens=rng.choice([0, 5000, 5600, 90000]), backward_tokens=0)))
+    rows += [dict(r, ratio=0.5) for r in rows]
+    return dict(texts=['plain', 'recall'], rows=rows, sets=[dict(ratio=r['ratio'], number=r['set'], keep=r['keep'], names=[r['name'], 'also_this', 'and_that']) for r in rows])
+
+
+@pytest.mark.parametrize('plot', [plot_quality, plot_price])
+def test_labels_of_figures_do_not_overlap(plot):
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+    for seed in range(2):
+        fig = plot(crowd(seed=seed), 0.25); fig.draw_without_rendering()
+        boxes = [Text.get_window_extent(a) for a in fig.axes[0].texts if a.get_text() != 'free']            # without their lines
+        inside = fig.axes[0].get_window_extent()
+        assert len(boxes) >= 20 and all(inside.x0-2 <= b.x0 and b.x1 <= inside.x1+2 and inside.y0-2 <= b.y0 and b.y1 <= inside.y1+2 for b in boxes)
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]: assert min(a.x1, b.x1)-max(a.x0, b.x0) < 1 or min(a.y1, b.y1)-max(a.y0, b.y0) < 1, plot.__name__
+        plt.close(fig)
+    plt.close(plot_ratios(crowd(), ['selector_0', 'selector_1']))
 
 
 def test_draws_of_seeds_and_rows():
@@ -134,7 +259,8 @@ def test_bench_counts_and_agrees():
     teacher = tiny_teacher(**SMALL)
     r = bench_selection(teacher, build_student(teacher, settings=NEAR, verbose=False), batches(4), tokens=48, batch_size=2, rounds=2, dtype='float32', show=False)
     assert r['layer_evaluations'] == r['allowed_evaluations'] == 4*5//2+8 and r['largest_difference'] < 1e-4
-    assert all(len(s) == 2 and min(s) > 0 for s in r['seconds'].values()) and 'separate' in bench_table(r)
+    assert all(len(s) == 2 and min(s) > 0 for s in r['seconds'].values()) and 'separate' in bench_table(r) and r['seq_len'] == 24
+    with pytest.raises(ConfigError, match='a target'): bench_selection(teacher, None, batches(1), seq_len=1)
 
 
 # ---- choosing and agreeing
@@ -210,7 +336,8 @@ def test_monitor_waits_for_certainty():
         for n in range(1, 41):
             m.update(dict(plain=[r[:n] for r in rows]), dict(plain=1.), at=n)
             if m.stable: stopped[name] = n; break
-        assert m.report()['stable'] == (name in stopped)
+        assert m.report()['stable'] == (name in stopped) and len(m.undecided) == (0 if name == 'sure' else len(m.undecided))
+    assert len(m.undecided) > 3                                                              # noise alone: places cross the cut
     assert 4 <= stopped['sure'] <= 8 and 'unsure' not in stopped
     still = Monitor(3, window=2)
     for _ in range(3): still.update(dict(plain=[[float(l)]*2 for l in range(5)]), dict(plain=1.))

@@ -349,6 +349,19 @@ def test_interrupt_saves_and_resumes(tmp_path, kind):
     assert torch.equal(toy(tmp_path)[0], toy()[0])
 
 
+def test_a_run_in_pieces_is_the_run(teacher, tmp_path):
+    text = [tokens(2, 16, seed=s) for s in range(6)]
+    def run(folder, *stops):
+        for until in stops:
+            hybrid = build_hybrid(build_student(teacher, settings=NEAR, verbose=False), teacher, [1])
+            m = distill(hybrid, teacher, text, lr=1e-3, dtype='float32', folder=folder, loop=LoopSettings(until=until, save_seconds=math.inf, keep=1), show=False)
+            assert len(loop.checkpoints(folder)) == (until not in (None, 6) or len(stops) > 1) and m.records[-1]['step'] == (until or 6)
+        return hybrid
+    whole, pieces = run(tmp_path/'a', None), run(tmp_path/'b', 2, 5, None)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), pieces.parameters()))
+    with pytest.raises(ConfigError, match='until must be at least 1'): LoopSettings(until=0)
+
+
 def test_random_generators_go_on(tmp_path):
     "dropout, numpy and random: the resumed run draws what the uninterrupted one draws"
     import random, numpy as np

@@ -6,7 +6,7 @@
 __all__ = ['SYLLABLES', 'TASKS', 'members', 'uniform', 'random_order', 'Silent', 'loss_rises', 'rises', 'ppl', 'act_mse',
            'fresh_words', 'ar_item', 'ar_multihop_item', 'vt_item', 'cwe_item', 'fwe_item', 'phonebook_item',
            'retrieval_item', 'task_rows', 'knock_out', 'ar', 'ar_multihop', 'vt', 'cwe', 'fwe', 'phonebook',
-           'retrieval', 'smart_layers', 'smart', 'halo']
+           'retrieval', 'smart_layers', 'smart', 'spaced', 'halo']
 
 # %% ../../nbs/31b_ablations.ipynb #f085ef9e
 import math, random, re
@@ -332,7 +332,13 @@ def smart(
     job, # A `Job`; its `ratio` says how many layers
 ): # `Scores` whose first `K` are the set
     "SMART (Zebra-Llama, arXiv 2505.17272): near-even spacing with the best sum of `kl` scores"
-    found = restore_one(job)
+    return spaced(job, restore_one(job))
+
+def spaced(
+    job, # A `Job`; its `ratio` says how many layers
+    found, # `Scores` of `kl`
+): # `Scores` whose first `K` are the set
+    "SMART's set from sensitivities that are there already"
     out = members(job, smart_layers(found.scores, count_kept(job.layers, job.ratio)), found.scores)
     out.texts, out.rows, out.weights, out.unit = found.texts, found.rows, found.weights, 'fall of the KL, members lifted'
     return out

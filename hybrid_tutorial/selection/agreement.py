@@ -69,7 +69,7 @@ class Monitor:
     ):
         if keep < 1 or window < 1: raise ConfigError(f"keep and window must be at least 1, got {keep} and {window}")
         self.keep, self.window, self.threshold, self.certainty, self.draws = keep, window, threshold, certainty, draws
-        self.sets, self.sure, self.at = [], [], []
+        self.sets, self.sure, self.at, self.undecided = [], [], [], []
 
     def update(self,
         rows:dict, # text: `[layer][row]`, all so far
@@ -86,6 +86,8 @@ class Monitor:
         near = lambda a: len(set(a) & set(self.sets[-1])) >= self.keep-1
         drawn = [] if few else [choose_layers(x, count=self.keep) for x in resampled(rows, weights, self.draws).tolist()]
         self.sure.append(sum(map(near, drawn))/len(drawn) if drawn else 0.)   # four rows cannot tell
+        inside = [sum(l in s for s in drawn)/len(drawn) if drawn else 0.5 for l in range(layers)]
+        self.undecided = [l for l, share in enumerate(inside) if 0.025 < share < 0.975]   # its place's 95 % interval crosses the cut
 
     @property
     def rolling(self)->float|None:
@@ -103,9 +105,9 @@ class Monitor:
     @property
     def stable(self)->bool: return self.still and self.sure[-1] >= self.certainty
 
-    def report(self, done:int|None=None, of:int|None=None)->dict:
-        "What to keep with the scores"
-        return dict(keep=self.keep, sets=self.sets, at=self.at, rolling_jaccard=self.rolling, still=self.still, certainty=self.sure[-1] if self.sure else None, stable=self.stable, done=done, of=of)
+    def report(self, done:int|None=None, of:int|None=None, tokens:int|None=None, budget:int|None=None)->dict:
+        "What to keep with the scores: how far it got, in steps and in tokens"
+        return dict(keep=self.keep, sets=self.sets, at=self.at, rolling_jaccard=self.rolling, still=self.still, certainty=self.sure[-1] if self.sure else None, undecided=self.undecided, stable=self.stable, done=done, of=of, tokens=tokens, budget=budget)
 
 # %% ../../nbs/32b_agreement.ipynb #91ca2bc9
 PUBLISHED = json.loads(r"""{"note": "Layers kept as softmax attention (0-based) in the published configurations of arXiv 2512.20569, order as ranked where the method ranks.

@@ -71,11 +71,12 @@ def bench_selection(
 )->dict: # Seconds of each side and round, ratios, layer evaluations
     "Wall time of `kl` and `kl_gradient` against passes without reuse and against training steps"
     if rounds < 1: raise ConfigError(f"rounds must be at least 1, got {rounds}")
+    if seq_len is not None and seq_len < 2: raise ConfigError(f"seq_len must be at least 2, got {seq_len}: a row needs a target")
     if teacher is None or corpus is None:
         from hybrid_tutorial.data import load_corpus
         from hybrid_tutorial.models.teachers import load_teacher
         loaded, tok = load_teacher('smollm2-135m')
-        teacher, corpus = teacher or loaded, corpus or load_corpus('wiki-summaries', tok, seq_len=512)
+        teacher, corpus = teacher or loaded, corpus or load_corpus('wiki-summaries', tok, seq_len=seq_len or 512)
     if student is None:
         from hybrid_tutorial.models.hybrid import build_student
         student = build_student(teacher, verbose=False)
@@ -96,7 +97,7 @@ def bench_selection(
     ratio = [a/b for a, b in zip(seconds['kl'], seconds['separate'])]
     steps = [a/batches/b for a, b in zip(seconds['kl_gradient'], seconds['stage2_step'])]
     agree = max(abs(a-b) for a, b in zip(*kl_pairs(got, texts)))
-    result = dict(layers=L, tokens=got['kl'].cost['tokens'], batches=batches, batch_size=batch_size, threads=torch.get_num_threads(), dtype=str(dtype), seconds=seconds,
+    result = dict(layers=L, tokens=got['kl'].cost['tokens'], batches=batches, batch_size=batch_size, seq_len=part.shape[1], threads=torch.get_num_threads(), dtype=str(dtype), seconds=seconds,
                   layer_evaluations=got['kl'].cost['layer_evaluations'], allowed_evaluations=L*(L+1)//2+2*L, kl_to_separate=ratio, gradient_in_steps_per_batch=steps,
                   median=dict(kl_to_separate=statistics.median(ratio), gradient_in_steps_per_batch=statistics.median(steps)), largest_difference=agree)
     if out: Path(out).parent.mkdir(parents=True, exist_ok=True); Path(out).write_text(json.dumps(result, indent=1))
@@ -117,7 +118,7 @@ def bench_table(
 )->str: # Markdown
     "The result in words"
     med = {n: statistics.median(s) for n, s in r['seconds'].items()}
-    return '\n'.join([f"{r['layers']} layers, {r['tokens']:,} tokens in {r['batches']} batches, {r['threads']} thread(s), {r['dtype']}; medians of {len(r['kl_to_separate'])} rounds", '',
+    return '\n'.join([f"{r['layers']} layers, {r['tokens']:,} tokens in rows of {r['seq_len']}, {r['batches']} batches, {r['threads']} thread(s), {r['dtype']}; medians of {len(r['kl_to_separate'])} rounds", '',
         '| side | seconds |', '|---|---|', f"| {r['layers']} separate passes with their KL | {med['separate']:.1f} |", f"| `kl`, prefix reused ({r['layer_evaluations']} layer evaluations of {r['allowed_evaluations']} allowed) | {med['kl']:.1f} |",
         f"| `kl_gradient`, all layers | {med['kl_gradient']:.1f} |", f"| one stage-2 step on one batch | {med['stage2_step']:.2f} |", '',
         f"`kl` takes {r['median']['kl_to_separate']:.2f} of the separate passes ({min(r['kl_to_separate']):.2f} to {max(r['kl_to_separate']):.2f}); `kl_gradient` costs {r['median']['gradient_in_steps_per_batch']:.1f} stage-2 steps per batch ({min(r['gradient_in_steps_per_batch']):.1f} to {max(r['gradient_in_steps_per_batch']):.1f})."])
@@ -127,6 +128,7 @@ def bench_arguments(
 ): # The same parser
     "Options of `bench selection`"
     parser.add_argument('--tokens', type=int, default=512, help='per text (default: 512)')
+    parser.add_argument('--seq-len', type=int, default=512, metavar='T', help='tokens per row (default: 512)')
     parser.add_argument('--rounds', type=int, default=3, help='paired rounds (default: 3)')
     parser.add_argument('--batch-size', type=int, default=1, help='rows at a time (default: 1)')
     return common_arguments(parser)
@@ -135,5 +137,5 @@ def bench_selection_cli(
     args, # What `bench_arguments` parsed
 ):
     "`hybrid-distill bench selection`"
-    r = bench_selection(tokens=args.tokens, rounds=args.rounds, batch_size=args.batch_size, dtype=args.dtype, out=args.out, show=not args.json)
+    r = bench_selection(tokens=args.tokens, seq_len=args.seq_len, rounds=args.rounds, batch_size=args.batch_size, dtype=args.dtype, out=args.out, show=not args.json)
     print(json.dumps(r) if args.json else bench_table(r))

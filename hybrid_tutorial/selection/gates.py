@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from ..core import ConfigError, unknown
 from ..models.hybrid import _fill_box
+from .agreement import Monitor
 from .baselines import count_kept
 from .scores import carrying
 from .sets import Judge, KLSets, job_digest, merged, model_digest, ranks
@@ -58,10 +59,11 @@ def gated(
 # %% ../../nbs/30d_gates.ipynb #6148dace
 @torch.no_grad()
 def kl_slope(
-    target, # `KLTarget`
+    target, # From `kl_target`
     hidden:Tensor, # `(N, D)`
 )->tuple[Tensor, Tensor]: # `(N,)` and `(N, D)`
     "KL of each token, and its derivative by the hidden states"
+    if hasattr(target, 'slope'): return target.slope(hidden)          # squashed logits
     kl, slope = [], []
     for i in range(0, len(hidden), target.chunk_size):
         part = slice(i, i+target.chunk_size)
@@ -110,23 +112,28 @@ def kl_gradient(
     judge, weights, (rank, world) = Judge(job.teacher, job.texts, job.batch_size, job.dtype), job.weigh(job.texts), ranks()
     mixers = trained_mixers(job, train_tokens, lr, lambda rng, L: [rng.random()]*L) if train_tokens else None
     student, run = job.student, f'{job_digest(job)} {[train_tokens, lr, job.seeds[0]] if train_tokens else ""}' if job.ledger.path else ''
-    parts = [(n, p) for n, batch in enumerate(judge.batches) for p in batch]
-    job.bar.update(0, total=len(parts)*len(at)); found = {}
+    total, L, rows, kl, used, monitor = len(judge.batches), job.layers, {}, {}, 0, Monitor(count_kept(job.layers, job.ratio) or 1)
+    job.bar.update(0, total=sum(map(len, judge.batches))*len(at))
     with gated(student, job.teacher, mixers) as gates:
-        for n, part in parts[rank::world]:
-            for t in at:
+        for n, batch in enumerate(judge.batches):
+            found = {}
+            for part, t in [(p, t) for p in batch for t in at][rank::world]:
                 def work():
                     kl, slopes = gate_slopes(judge, student, gates, part, t, job.dtype)
                     job.meter.candidates += part.ids.numel()
                     return [kl, slopes.tolist()]
-                found[part.text, n, t] = job.ledger.of(dict(run=run, gradient=t, text=part.text, batch=n), work); job.tick()
-    found, rows, kl = merged(found), {}, {}
-    for n, part in parts:
-        mean = torch.tensor([found[part.text, n, t][1] for t in at]).mean(0)
-        for l in range(job.layers): rows.setdefault(part.text, {}).setdefault(l, []).extend((-mean[l]).tolist())
-        for t in at: kl.setdefault(t, {}).setdefault(part.text, []).extend(found[part.text, n, t][0])
+                found[part.text, t] = job.ledger.of(dict(run=run, gradient=t, text=part.text, batch=n), work); job.tick()
+            found = merged(found)
+            for part in batch:
+                mean = torch.tensor([found[part.text, t][1] for t in at]).mean(0)
+                for l in range(L): rows.setdefault(part.text, {}).setdefault(l, []).extend((-mean[l]).tolist())
+                for t in at: kl.setdefault(t, {}).setdefault(part.text, []).extend(found[part.text, t][0])
+                used += part.ids.numel()
+            monitor.update({t: [r[l] for l in range(L)] for t, r in rows.items()}, weights)
+            if job.early_stop and monitor.stable and n+1 < total: job.meter.tokens = used; break
     level = {t: sum(w*sum(kl[t][x])/len(kl[t][x]) for x, w in weights.items()) for t in at}
-    return job.result(rows, unit='nats of KL to the teacher per token, per unit of the gate', notes=dict(place=place, gates=at, kl=list(level.values())))
+    budget = sum(ids.numel() for ids, _ in job.texts.values())
+    return job.result(rows, unit='nats of KL to the teacher per token, per unit of the gate', monitor=monitor.report(n+1, total, used, budget), notes=dict(place=place, gates=at, kl=list(level.values())))
 
 # %% ../../nbs/30d_gates.ipynb #3866a8bb
 def random_sets(

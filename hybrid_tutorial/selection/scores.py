@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core import CheckpointError, ConfigError, DataError, atomic_file, unknown
 from ..models.hybrid import _fill_box, head_options
 from ..models.mixers import Mixer
-from ..ops.loss import KLTarget
+from ..ops.loss import kl_target
 from ..training.loop import Metrics, Progress, autocast
 
 # %% ../../nbs/30_scores.ipynb #8eb55407
@@ -233,7 +233,6 @@ def swap_scores(
     "KL to the teacher of a model, and of the model with each layer swapped in turn"
     device, L = next(teacher.parameters()).device, len(base.model.layers)
     scale, head = head_options(teacher), teacher.get_output_embeddings().weight
-    if scale['softcap'] is not None: raise ConfigError("scoring compares through one linear head; a teacher that squashes its logits is not supported yet")
     others = {l: donor.model.layers[l].self_attn for l in (range(L) if layers is None else layers)}
     plain, swaps = [], [[] for _ in range(L)]
     for part, keep in zip(ids.split(batch_size), mask.split(batch_size)):
@@ -242,7 +241,7 @@ def swap_scores(
         rows = keep.nonzero()[:, 0]
         mean = lambda kl: [float(kl[rows == r].mean()) for r in range(len(part))]
         with autocast(device, dtype):
-            target = KLTarget(pick(teacher.model(part, use_cache=False).last_hidden_state), head, logit_scale=scale['logit_scale'])
+            target = kl_target(pick(teacher.model(part, use_cache=False).last_hidden_state), head, **scale)
             for l, h in swap_outputs(base, others, part):
                 if l is None: plain += mean(target.kl(pick(h)))
                 else: swaps[l] += mean(target.kl(pick(h))); tick()
@@ -296,7 +295,9 @@ class Job:
     @property
     def student(self):
         "The all-linear student, or an error that says how to get one"
-        if len(getattr(self.given, 'mixers', {})) != self.layers: raise ConfigError("score_layers needs an all-linear student (build_student, then align)")
+        mixers, own = getattr(self.given, 'mixers', {}), getattr(getattr(self.given, 'config', None), 'keep', None)
+        if mixers and not own and len(mixers) < self.layers: raise ConfigError(f"layers {[l for l in range(self.layers) if l not in mixers]} of this teacher have a sliding window and stay as they are, so there is no all-linear student to score with; name the layers that keep softmax, or use a selector that looks at the teacher alone (ppl, act_mse, a puzzle)")
+        if len(mixers) != self.layers: raise ConfigError("score_layers needs an all-linear student (build_student, then align)")
         return self.given
 
     @property
@@ -358,7 +359,7 @@ def score_layers(
     batch_size:int=4, # Rows at a time
     dtype:str='auto', # Autocast
     ratio:float=0.25, # Share of layers, for selectors that choose a set and for the monitor
-    early_stop:bool=False, # Stop as soon as the monitor says that more would not change the choice
+    early_stop:bool=False, # Stop once the monitor says that more would not change the choice: kl, kl_removal, kl_gradient after a batch of rows, ga_s2 and its relatives while they train; the others read all
     answers=None, # A `CachedTeacher` (notebook 22b) of the same text to compare with; selectors that measure sets of layers only
     out=None, # JSON lines: results as they arrive; a rerun goes on
     options:dict|None=None, # Settings of this selector, by name

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from ..core import ConfigError
 from ..models.hybrid import build_hybrid, head_options
-from ..ops.loss import KLTarget
+from ..ops.loss import kl_target
 from .agreement import Monitor
 from .baselines import count_kept
 from .scores import Job, carrying, score_layers, swap_outputs
@@ -121,7 +121,7 @@ class Part:
     text:str            # its name
     ids:Tensor          # `(B, T)`
     keep:Tensor         # `(B, T-1)`: whether token `t+1` counts
-    target:object = None   # `KLTarget`, once the teacher was asked
+    target:object = None   # from `kl_target`, once the teacher was asked
     states:object = None   # `(N, D)`: the teacher's hidden states of the tokens that count
 
 class Judge:
@@ -135,11 +135,15 @@ class Judge:
     ):
         self.teacher, self.dtype, self.device, self.answers = teacher, dtype, next(teacher.parameters()).device, answers
         self.head, self.options = teacher.get_output_embeddings().weight, head_options(teacher)
-        if self.options['softcap'] is not None: raise ConfigError("scoring compares through one linear head; a teacher that squashes its logits is not supported yet")
         split = {t: [Part(t, i.to(self.device), m[:, 1:].to(self.device)) for i, m in zip(ids.split(batch_size), mask.split(batch_size))] for t, (ids, mask) in texts.items()}
         self.batches = [[p[n] for p in split.values() if n < len(p)] for n in range(max(map(len, split.values())))]
 
     def pick(self, part, h): return h[:, :-1][part.keep]
+
+    def logits(self, h:Tensor, head:Tensor)->Tensor:
+        "As the family computes them, float32"
+        z, cap = (h@head.T).float()*self.options['logit_scale'], self.options['softcap']
+        return z if cap is None else cap*torch.tanh(z/cap)
 
     def rows(self, part, values:Tensor)->list[float]:
         "Mean of each row"
@@ -147,13 +151,13 @@ class Judge:
         return [float(values[row == r].mean()) for r in range(len(part.ids))]
 
     @torch.no_grad()
-    def ask(self, part)->KLTarget:
+    def ask(self, part):
         "What the teacher says to a batch"
         if part.target is None and self.answers is not None: part.target = self.answers.target(part.ids, part.keep, self.head)
         if part.target is None:
             with autocast(self.device, self.dtype):
                 part.states = self.pick(part, self.teacher.model(part.ids, use_cache=False).last_hidden_state)
-                part.target = KLTarget(part.states, self.head, logit_scale=self.options['logit_scale'])
+                part.target = kl_target(part.states, self.head, **self.options)
         return part.target
 
     @torch.no_grad()
@@ -164,10 +168,9 @@ class Judge:
 
     def other_kl(self, part, h, head, chunk=512):
         "KL of each token to a teacher with another head"
-        logits = lambda x, w: ((x@w.T).float()*self.options['logit_scale']).log_softmax(-1)
         out = []
         for i in range(0, len(h), chunk):
-            t, s = logits(part.states[i:i+chunk], self.head), logits(h[i:i+chunk], head)
+            t, s = self.logits(part.states[i:i+chunk], self.head).log_softmax(-1), self.logits(h[i:i+chunk], head).log_softmax(-1)
             out.append((t.exp()*(t-s)).sum(-1))
         return torch.cat(out)
 
@@ -178,7 +181,7 @@ class Judge:
         loss, right = [], []
         with autocast(self.device, self.dtype):
             for i in range(0, len(h), chunk):
-                logits, g = (h[i:i+chunk]@head.T).float()*self.options['logit_scale'], goal[i:i+chunk]
+                logits, g = self.logits(h[i:i+chunk], head), goal[i:i+chunk]
                 loss.append(logits.logsumexp(-1)-logits.gather(-1, g[:, None])[:, 0]); right.append((logits.argmax(-1) == g).float())
         return self.rows(part, torch.cat(loss)), self.rows(part, torch.cat(right))
 
@@ -290,13 +293,15 @@ def one_by_one(
     "Toggle one layer at a time, batch by batch, until the rows or the monitor end it"
     sets, L = KLSets(job, trunk), job.layers
     total, rows, monitor = len(sets.judge.batches), {}, Monitor(count_kept(L, job.ratio))
+    sizes = [sum(p.ids.numel() for p in batch) for batch in sets.judge.batches]
     job.bar.update(0, total=sum(map(len, sets.judge.batches))*L)
     for number in range(total):
         for (text, l), kl in (got := sets.toggled(keep, range(L), number)).items():
             if l is not None: rows.setdefault(text, {}).setdefault(l, []).extend(sign*(a-b) for a, b in zip(kl, got[text, None]))
         monitor.update({t: [r[l] for l in range(L)] for t, r in rows.items()}, sets.weights)
         if job.early_stop and monitor.stable and number+1 < total: break
-    scores = job.result(rows, monitor=monitor.report(done=number+1, of=total))
+    if number+1 < total: job.meter.tokens = sum(sizes[:number+1])
+    scores = job.result(rows, monitor=monitor.report(number+1, total, sum(sizes[:number+1]), sum(sizes)))
     return scores if rounds == 1 else second_round(job, sets, scores)
 
 def kl(

@@ -292,12 +292,13 @@ class LoopSettings:
     skip_bad:int = 0             # batches with a NaN that may be left out before the run stops
     save_seconds:float = 300.    # time between checkpoints
     keep:int = 2                 # checkpoints that stay
+    until:int|None = None        # steps after which this call ends, saved; the same call without it goes on
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES: raise ConfigError(unknown('schedule', self.schedule, SCHEDULES))
         if not 0 < self.lr < math.inf: raise ConfigError(f"lr must be above 0, got {self.lr}")
-        for name, low in (('accumulate', 1), ('skip_bad', 0), ('keep', 1)):
-            if getattr(self, name) < low: raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, low in (('accumulate', 1), ('skip_bad', 0), ('keep', 1), ('until', 1)):
+            if getattr(self, name) is not None and getattr(self, name) < low: raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}")
 
 # %% ../../nbs/20_loop.ipynb #250138cd
 def train(
@@ -315,7 +316,7 @@ def train(
     show:bool|None=None, # Progress bar; None means on a terminal only
 )->Metrics: # With one record per step
     "The one training loop: AdamW, schedule, checkpoints, resume (see the text of notebook 20)"
-    e, metrics = start(), metrics if metrics is not None else Metrics()
+    e, metrics, last = start(), metrics if metrics is not None else Metrics(), min(total_steps, settings.until or total_steps)
     params, optimizer = {n: p for g in groups for n, p in g['params'].items()}, adamw(groups, settings)
     if e.world > 1 and not all(hasattr(p, 'full_tensor') for p in params.values()): raise ConfigError(f"{stage} runs in one process; start it without torchrun or accelerate launch")
     with claim(folder), stop_flag() as stop, explained(stage), Progress(stage, total_steps, show=show) as bar:
@@ -324,7 +325,7 @@ def train(
         metrics.rewind(stage, at['step']); bar.update(at['tokens'])
         began = saved = time.monotonic(); before = at['seconds']
         for batch in batches(at['step']):
-            if at['step'] >= total_steps: break
+            if at['step'] >= last: break
             set_rates(optimizer, at['step'], total_steps, settings)
             loss = sum(float(step_fn(piece))*piece['share'] for piece in pieces(batch, e.rank, e.world, settings.accumulate, count))
             norm = gradient_norm(groups, settings.clip, stage, at['step'])
@@ -337,10 +338,10 @@ def train(
             if good: metrics.add(stage=stage, step=at['step'], tokens=at['tokens'], loss=loss, grad_norm=norm, lr=optimizer.param_groups[0]['lr'], seconds=round(at['seconds'], 2))
             bar.update(at['tokens'], loss, at['tokens']*total_steps//at['step'])
             kept = 'nothing is saved, since no folder was given'
-            if folder and (stopping or late and at['step'] < total_steps):
+            if folder and (stopping or (late or at['step'] == last) and at['step'] < total_steps):
                 kept = try_save(folder, params, optimizer, dict(at, fingerprint=fingerprint, stage=stage), settings.keep, metrics); saved = time.monotonic()
             if stopping: raise KeyboardInterrupt(f"stopped in {stage} after step {at['step']}; {kept}. To go on: {same_command()}")
-    if at['step'] < total_steps: raise TrainingError(f"{stage}: the data ended after {at['step']} of {total_steps} steps; ask for fewer tokens or give more text")
+    if at['step'] < last: raise TrainingError(f"{stage}: the data ended after {at['step']} of {total_steps} steps; ask for fewer tokens or give more text")
     return metrics
 
 # %% ../../nbs/20_loop.ipynb #8c02b237
