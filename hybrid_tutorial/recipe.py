@@ -368,11 +368,20 @@ class Conversion:
     @property
     def models(self)->dict: return {'teacher': self.teacher, 'all-linear': self.student, **dict(sorted(self.hybrids.items(), reverse=True))}
 
+    def room(self)->torch.device:
+        "Where models are measured side by side: the device, or the CPU if they were cut into parts and do not fit whole"
+        if self.home == self.device: return self.device
+        size = sum(p.numel()*p.element_size() for m in self.models.values() for p in m.parameters())
+        if 1.2*size < torch.cuda.mem_get_info(self.device)[0]: return self.device
+        self.say(f"{size/1e9:.0f} GB of models do not fit whole on {self.device}: they are measured on the CPU")
+        return self.home
+
     def measure(self):
         "Held-out text, needles, speed and bytes, samples; process 0 measures"
         r = self.r
         if start().main:
-            for m in self.models.values(): m.to(self.device)
+            place = self.room()
+            for m in self.models.values(): m.to(place)
         self.evaluation = self.f.stage('evaluate', lambda: evaluate_models(self.models, self.tok, teacher=self.teacher, n_tokens=dict(wikipedia_5=r.eval_tokens, owt_5=r.eval_tokens, echo=2*r.eval_tokens), seq_len=r.seq_len, needles=r.needles, tasks=tuple(TASKS) if 'all' in r.recall_tasks else r.recall_tasks,
                                        lengths=r.needle_lengths, depths=r.needle_depths, dtype=r.dtype, seed=r.seed), tokens=len(self.models)*4*r.eval_tokens)
         start().first(lambda: write_json(self.f.path/'evaluation.json', self.evaluation))

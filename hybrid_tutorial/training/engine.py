@@ -34,7 +34,7 @@ class Engine:
         "What every process has to say"
         if self.world == 1: return [x]
         out = [None]*self.world
-        dist.all_gather_object(out, x)
+        dist.all_gather_object(out, x, group=self.patient)
         return out
 
     def sum(self, *values)->list[float]:
