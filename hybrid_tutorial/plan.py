@@ -169,10 +169,10 @@ SHARDINGS = ('single', 'ddp', 'fsdp2')
 
 # %% ../nbs/51_plan.ipynb #0e7495aa
 def stage_memory(
-    b:Blueprint,
+    b:Blueprint, # What is trained
     stage:str, # "align", "distill" or "finetune"
     seq_len:int, # Tokens per row
-    layout:Layout=Layout(),
+    layout:Layout=Layout(), # How it is spread
     *,
     half:bool=True, # Products in bfloat16
     teacher_bytes:int=2, # Of a teacher's weight
@@ -220,7 +220,7 @@ def plot_memory(
     memory:dict, # Name to parts, of `stage_memory`
     limit:float|None=None, # Bytes of a GPU, drawn as a line
     title:str='', # Of the figure
-):
+): # A matplotlib figure
     "Stacked bars of memory by part"
     from hybrid_tutorial.plots import new_axes
     fig, ax = new_axes()
@@ -248,7 +248,7 @@ def peak_allocated(
 
 # %% ../nbs/51_plan.ipynb #c1f0d6d9
 def flops_per_token(
-    b:Blueprint,
+    b:Blueprint, # What is trained
     stage:str, # A key of `STAGES`
     seq_len:int, # Tokens per row
     checkpoint:bool=False, # One more forward pass of the hybrid
@@ -280,11 +280,11 @@ MACHINE = 8          # GPUs of one machine; more are joined by a network ...
 NETWORK = 50e9       # ... of 400 Gbit/s a GPU, bytes a second
 
 def step_times(
-    b:Blueprint,
+    b:Blueprint, # What is trained
     stage:str, # A key of `STAGES`
     seq_len:int, # Tokens per row
-    layout:Layout,
-    gpu:GPU,
+    layout:Layout, # How it is spread
+    gpu:GPU, # Of each process
     *,
     efficiency:float=EFFICIENCY, # Share of the products that is reached
     half:bool=True, # Products in bfloat16
@@ -335,7 +335,19 @@ def most_rows(
         low, high = (mid, high) if need(mid) <= limit else (low, mid)
     return low
 
-def plan_stage(b, stage, tokens, seq_len, batch, gpus, sharding, gpu, checkpoint, how, efficiency)->StagePlan:
+def plan_stage(
+    b:Blueprint, # What is trained
+    stage:str, # A key of `STAGES`
+    tokens:int, # Budget
+    seq_len:int, # Tokens per row
+    batch:int, # Rows per step, all GPUs together
+    gpus:int, # How many
+    sharding:str, # One of `SHARDINGS`
+    gpu:GPU, # Of each process
+    checkpoint:bool|None, # Of activations; None: only if nothing fits without
+    how:dict, # "half" and "teacher_bytes", as for `stage_memory`
+    efficiency:float, # Share of the products that is reached
+)->StagePlan: # Fits or not
     "The largest rows that fit, with checkpoints only if they must be"
     per, limit = -(-batch//gpus), gpu.memory*USABLE
     for again in ((False, True) if checkpoint is None and stage != 'align' else (bool(checkpoint) and stage != 'align',)):
@@ -371,9 +383,15 @@ class Plan:
     def hours(self)->float: return sum(s.hours for s in self.stages)
     @property
     def dollars(self)->float: return self.hours*self.gpus*self.price
+    @property
+    def launched(self)->Recipe:
+        "The recipe with this plan's pieces, checkpoints and shards: what `write_plan` writes"
+        at = {s.stage: s.layout for s in self.stages}
+        how = {**{f'{n}_accumulate': l.accumulate for n, l in at.items()}, **{f'{n}_checkpointing': l.checkpoint for n, l in at.items() if n != 'align'}}
+        return dataclasses.replace(self.recipe, **how, shard=dict(single=None, ddp=1, fsdp2='all')[self.sharding])
 
 def stages_of(
-    r:Recipe,
+    r:Recipe, # What is to be done
 )->list[tuple]: # Stage, tokens, tokens per row, rows per step
     "What a recipe trains; scoring and evaluation cost little beside it and are left out"
     hybrids = 2 if r.baseline else 1
@@ -410,7 +428,12 @@ def make_plan(
     advice = '' if all(s.fits for s in stages) else what_fits(spread, gpu, gpus, min(recipe.align_batch, recipe.distill_batch))
     return Plan(recipe, gpu, gpus, GPUS[gpu].price if price is None else price, efficiency, b.counts, b.keep, stages, serving(b, GPUS[gpu], contexts), type(b.hybrid.model.layers[0]).__name__, advice)
 
-def what_fits(spread, gpu:str, gpus:int, rows:int)->str:
+def what_fits(
+    spread, # `(gpu, gpus, sharding) -> list of StagePlan`
+    gpu:str, # A key of `GPUS`
+    gpus:int, # How many do not suffice
+    rows:int, # Rows of the smallest step
+)->str: # Advice
     "The fewest GPUs of this kind that hold every stage, and another kind that would do"
     fits = lambda g, n: all(s.fits for s in spread(g, n, 'fsdp2' if n > 1 else 'single'))
     more = next((2**i for i in range(11) if 2**i > gpus and fits(gpu, 2**i)), None)
@@ -420,7 +443,7 @@ def what_fits(spread, gpu:str, gpus:int, rows:int)->str:
 
 # %% ../nbs/51_plan.ipynb #d40afade
 def serving(
-    b:Blueprint,
+    b:Blueprint, # Teacher and hybrid
     gpu:GPU, # One, that serves
     contexts=(4096, 32768, 131072), # Tokens in the cache
 )->list[dict]: # One per context: cache bytes, least milliseconds a token, most sequences, of teacher and hybrid
@@ -438,7 +461,7 @@ def serving(
 
 # %% ../nbs/51_plan.ipynb #ad4a27d7
 def plan_tables(
-    p:Plan,
+    p:Plan, # From `make_plan`
 )->list: # `rich` tables: parameters and stages, memory, serving
     "The plan as tables that people can read"
     from rich.table import Table
@@ -458,7 +481,10 @@ def plan_tables(
         serve.add_row(f"{r['context']:,}", f"{t['cache_bytes']/1e6:,.0f} -> {h['cache_bytes']/1e6:,.0f}", f"{t['ms']:.2f} -> {h['ms']:.2f}", f"{t['sequences']:,} -> {h['sequences']:,}")
     return [head, parts, serve]
 
-def print_plan(p:Plan, files:tuple=('accelerate.yaml', 'recipe.json')):
+def print_plan(
+    p:Plan, # From `make_plan`
+    files:tuple=('accelerate.yaml', 'recipe.json'), # Named in the command
+):
     "Tables, assumptions, and the command to launch"
     from rich.console import Console
     out = Console()
@@ -469,7 +495,7 @@ def print_plan(p:Plan, files:tuple=('accelerate.yaml', 'recipe.json')):
 
 # %% ../nbs/51_plan.ipynb #4691a4d5
 def accelerate_config(
-    p:Plan,
+    p:Plan, # From `make_plan`
 )->dict: # Fields of accelerate's `ClusterConfig`
     "How accelerate should start the processes"
     half = 'bf16' if p.recipe.dtype != 'float32' else 'no'
@@ -480,7 +506,7 @@ def accelerate_config(
         fsdp_activation_checkpointing=any(s.layout.checkpoint for s in p.stages), fsdp_state_dict_type='SHARDED_STATE_DICT', fsdp_offload_params=False, fsdp_cpu_ram_efficient_loading=False))
 
 def write_plan(
-    p:Plan,
+    p:Plan, # From `make_plan`
     file, # The YAML file; the recipe goes beside it, with the ending .json
 )->tuple[Path, Path]: # Both files
     "Write accelerate's config and the recipe"
@@ -491,12 +517,12 @@ def write_plan(
     recipe = yaml.with_suffix('.json')
     try:
         with atomic_file(yaml) as tmp: ClusterConfig(**accelerate_config(p)).to_yaml_file(str(tmp))
-        with atomic_file(recipe) as tmp: tmp.write_text(json.dumps(dataclasses.asdict(p.recipe), indent=1)+'\n')
+        with atomic_file(recipe) as tmp: tmp.write_text(json.dumps(dataclasses.asdict(p.launched), indent=1)+'\n')
     except OSError as e: raise ConfigError(f"cannot write {yaml} ({e}); choose another file") from e
     return yaml, recipe
 
 def launch_command(
-    p:Plan,
+    p:Plan, # From `make_plan`
     yaml='accelerate.yaml', # As `write_plan` wrote it
     recipe='recipe.json', # As well
 )->str: # For a shell

@@ -1,5 +1,5 @@
 "What each process of tests/test_distributed.py runs: `python dist_worker.py JOB FOLDER`"
-import json, os, signal, sys
+import contextlib, functools, json, os, signal, sys
 from pathlib import Path
 
 os.environ.setdefault('HYBRID_TUTORIAL_DTYPE', 'float32')
@@ -57,15 +57,30 @@ def long_run(folder, stop=None, die=None, steps=8):
     "Stage 2 with a checkpoint at every step; perhaps stopped or killed in its course"
     teacher, _, hybrid = model()
     rows = [tokens(4, 24, seed=s) for s in range(steps)]
+    with meddling('distill', stop=stop, die=die): m = distill(hybrid, teacher, rows, lr=1e-3, lr_attention=1e-2, loop=LoopSettings(save_seconds=0.), metrics=Metrics(Path(folder)/'metrics.jsonl'), folder=Path(folder)/'ckpt')
+    return hybrid, m
+
+
+@contextlib.contextmanager
+def meddling(of, stop=None, die=None, fail=None):
+    "At a step of a stage the last process is asked to stop, killed, or fails by itself"
     old = loop.gradient_norm
     def meddle(groups, clip, stage, step):
-        if step == stop and start().rank == start().world-1: signal.raise_signal(signal.SIGTERM)
-        if step == die and start().rank == start().world-1: os.kill(os.getpid(), signal.SIGKILL)
+        if stage == of and start().rank == start().world-1:
+            if step == stop: signal.raise_signal(signal.SIGTERM)
+            if step == die: os.kill(os.getpid(), signal.SIGKILL)
+            if step == fail: raise RuntimeError('a disk that is not there')
         return old(groups, clip, stage, step)
     loop.gradient_norm = meddle
-    try: m = distill(hybrid, teacher, rows, lr=1e-3, lr_attention=1e-2, loop=LoopSettings(save_seconds=0.), metrics=Metrics(Path(folder)/'metrics.jsonl'), folder=Path(folder)/'ckpt')
+    try: yield
     finally: loop.gradient_norm = old
-    return hybrid, m
+
+
+def convert(folder, **how):
+    "The whole main job of FOLDER/recipe.json, with a checkpoint at every step"
+    from hybrid_tutorial import recipe
+    recipe.LoopSettings = functools.partial(LoopSettings, save_seconds=0.)
+    with meddling('distill-kl', **how): recipe.run(recipe.Recipe.from_dict(json.loads((Path(folder)/'recipe.json').read_text())), Path(folder)/'run', show=True)
 
 
 def main(job, folder):
@@ -74,9 +89,11 @@ def main(job, folder):
             start(shard)
             got = {k: stages(**dict(accumulate=2) if shard == 1 else {}) for k in ('all',)}['all']
             if start().main: torch.save(got, f'{folder}/shard{shard}.pt')
-    elif job.startswith('run'):                          # run, run-stop3, run-die3
+    elif job.startswith(('run', 'convert')):             # run, run-stop3, run-die3, convert-fail2
+        what, _, fault = job.partition('-')
+        how = {fault[:-1]: int(fault[-1])} if fault else {}
+        if what == 'convert': convert(folder, **how); return 0
         start(os.environ.get('HYBRID_TUTORIAL_SHARD', 'all'))
-        how = {k: int(job[len(f'run-{k}'):]) for k in ('stop', 'die') if job.startswith(f'run-{k}')}
         try: hybrid, m = long_run(folder, **how)
         except KeyboardInterrupt as e: print('STOPPED', e); return 130
         from hybrid_tutorial.recipe import save_model

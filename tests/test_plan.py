@@ -11,7 +11,7 @@ from hybrid_tutorial.models.hybrid import HybridConfig, HybridForCausalLM, build
 from hybrid_tutorial.models.mixers import mixer_kind
 from hybrid_tutorial.plan import (GPUS, USABLE, Blueprint, Layout, flops_per_token, launch_command, make_plan, most_rows, peak_allocated, plan_tables, saved_bytes, serving,
                                   shipped, stage_memory, step_times, teacher_config, write_plan)
-from hybrid_tutorial.recipe import PAPER, Recipe
+from hybrid_tutorial.recipe import HOW, PAPER, Recipe, check_rows
 from hybrid_tutorial.selection.agreement import published_sets
 from hybrid_tutorial.training.align import PIECE, align
 from hybrid_tutorial.training.finetune import finetune
@@ -227,14 +227,18 @@ def test_command_prints_and_writes_what_accelerate_loads(tmp_path, capsys, monke
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True and plugin.transformer_cls_names_to_wrap == ['Qwen2DecoderLayer'] and not plugin.cpu_ram_efficient_loading
     run = make_parser().parse_args(args.training_script_args)
-    assert recipe_of(run) == Recipe.paper('Qwen/Qwen2.5-3B-Instruct', 0.25) and run.out == 'runs/qwen2.5-3b-instruct'
+    p = make_plan(Recipe.paper('Qwen/Qwen2.5-3B-Instruct', 0.25))
+    assert recipe_of(run) == p.launched and run.out == 'runs/qwen2.5-3b-instruct' and p.launched.shard == 'all'
+    for s in p.stages: assert getattr(p.launched, f'{s.stage}_accumulate') == s.layout.accumulate and check_rows(p.launched, 8) is None
+    assert dataclasses.replace(p.launched, **{k: getattr(p.recipe, k) for k in HOW}) == p.recipe
 
 
 def test_command_for_one_gpu_and_many_machines(tmp_path, capsys):
     assert main(['plan', 'smollm2-135m', '--gpus', '1', '--gpu', 'l4', '--align-tokens', '5000', '--write', str(tmp_path/'one.yaml')]) == 0
     assert 'launch: hybrid-distill run --recipe' in capsys.readouterr().out
     r = Recipe.from_dict(json.loads((tmp_path/'one.json').read_text()))
-    assert r == Recipe(**{**PAPER, 'teacher': 'smollm2-135m', 'align_tokens': 5000})
+    assert dataclasses.replace(r, **{k: getattr(Recipe(), k) for k in HOW}) == Recipe(**{**PAPER, 'teacher': 'smollm2-135m', 'align_tokens': 5000})
+    assert r.shard is None and r.distill_accumulate > 1
     p = make_plan(Recipe.radlads(), 16)
     assert '--machine_rank' in launch_command(p) and '--machine_rank' not in launch_command(make_plan(Recipe.radlads(), 8, 'h200'))
     for argv, word in ((['smollm2-135'], 'Known: Llama-3.2'), (['Qwen2.5-72B-Instruct', '--preset', 'paper'], 'published teacher'), (['smollm2-135m', '--preset', 'papr'], 'Did you mean'),

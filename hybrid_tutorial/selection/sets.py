@@ -19,6 +19,7 @@ from .agreement import Monitor
 from .baselines import count_kept
 from .scores import Job, carrying, score_layers, swap_outputs
 from ..training.cached import model_digest
+from ..training.engine import patient
 from ..training.loop import Metrics, autocast
 
 # %% ../../nbs/30b_sets.ipynb #b54b8ffa
@@ -105,7 +106,7 @@ def together(
     world = ranks()[1]
     if world == 1: return [mine]
     out = [None]*world
-    torch.distributed.all_gather_object(out, mine)
+    torch.distributed.all_gather_object(out, mine, group=patient())
     return out
 
 def merged(

@@ -19,7 +19,7 @@ from ..core import CheckpointError, ConfigError, DataError, atomic_file, unknown
 from ..models.hybrid import HybridForCausalLM, apart
 from ..models.mixers import make_mixer, read_shape
 from ..models.transfer import transfer
-from .engine import bring_back, split_frozen, spread, where
+from .engine import bring_back, share, split_frozen, spread, start, where
 from .loop import LoopSettings, Metrics, autocast, checkpoints, feed, train
 
 # %% ../../nbs/21_align.ipynb #76551e6e
@@ -328,9 +328,16 @@ def align(
     first = min(calibrate_tokens//per_batch, data.steps-1)
     fingerprint = dict(stage='align', mixer=student.config.mixer, settings=student.config.mixer_settings, data=data.identity, lr=lr, schedule=schedule, warmup=warmup, loss=loss, calibrate=calibrate_tokens, clip=clip, dtype=str(dtype), weight_decay=loop.weight_decay)
     source = activations or TeacherActivations(teacher, dtype=dtype)
-    fresh = folder is None or not checkpoints(folder)
-    if fresh and getattr(next(iter(mixers.values())).settings, 'decay', '') == 'teacher': decays_from_teacher(student, teacher, islice(data.get(0), 1), dtype=dtype)
-    if first and fresh: calibrate(student, teacher, islice(data.get(0), first), dtype=dtype, activations=source)
+    e = start()
+    fresh = e.first(lambda: folder is None or not checkpoints(folder))
+    if fresh and getattr(next(iter(mixers.values())).settings, 'decay', '') == 'teacher':
+        e.first(lambda: decays_from_teacher(student, teacher, islice(data.get(0), 1), dtype=dtype)); share(*mixers.values())
+    if first and fresh:
+        home, solve = next(student.parameters()).device, lambda: calibrate(student, teacher, islice(data.get(0), first), dtype=dtype, activations=source)
+        for m in mixers.values(): m.to(source.device)
+        e.first(solve) if e.shard == 1 else solve()        # a teacher in parts needs every process
+        for m in mixers.values(): m.to(home)
+        share(*mixers.values())
 
     carry, work = Carry(student, source.teacher), {i: spread(m, lambda m, x, pos, y, box, docs: alignment_loss(y, m(x, pos, carry=box, doc_ids=docs)[0], loss)) for i, m in mixers.items()}
     def step_fn(batch):

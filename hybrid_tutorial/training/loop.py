@@ -51,7 +51,7 @@ def checkpoints(
 def save_state(
     folder, # Of the stage; gets a folder of its own inside for this step
     params:dict[str, nn.Parameter], # What is trained, by name
-    optimizer:torch.optim.Optimizer,
+    optimizer:torch.optim.Optimizer, # Its averages are saved too
     info:dict, # Numbers and settings: step, tokens, fingerprint
     keep:int=2, # Checkpoints that stay
 ):
@@ -82,7 +82,8 @@ def load_state(
     fingerprint:dict|str|None=None, # Must equal the saved one
 )->dict|None: # The saved `info`; None if there is no checkpoint
     "Restore the newest intact checkpoint, or refuse it by name"
-    e, found, bad = start(), checkpoints(folder), []
+    e, bad = start(), []
+    found = e.first(lambda: checkpoints(folder))
     for path in reversed(found):
         problem = next(filter(None, e.gather(damage(path, e.rank, e.world))), None)
         if problem is None: break
@@ -104,7 +105,7 @@ def load_state(
 def damage(
     path, # A checkpoint
     rank:int=0, # This process reads every `world`th file
-    world:int=1,
+    world:int=1, # All of them
 )->str|None: # What is wrong; None if it is intact
     "Compare a checkpoint's files with its manifest"
     try: files = json.loads((Path(path)/'manifest.json').read_text())['files']
@@ -113,14 +114,17 @@ def damage(
         if not (Path(path)/name).exists(): return f"{path}/{name} is missing"
         if sha256_of(Path(path)/name) != files[name]: return f"{path}/{name} is damaged (checksum)"
 
-def flat(d, prefix='')->dict:
+def flat(
+    d, # Settings, nested or not
+    prefix:str='', # Of the names
+)->dict: # Name to value
     "Nested settings as one level, `a.b` for `d['a']['b']`"
     if not isinstance(d, dict): return {prefix or 'settings': d}
     return {k: v for n, x in d.items() for k, v in flat(x, f'{prefix}.{n}' if prefix else str(n)).items()}
 
 def differences(
     old, # Settings, nested or not
-    new,
+    new, # The same, of now
 )->list[str]: # One line per key
     "What changed between two sets of settings"
     old, new = (flat(json.loads(json.dumps(x, default=str))) for x in (old, new))
@@ -128,7 +132,11 @@ def differences(
     return [f"{k}: saved {old.get(k, missing)!r}, now {new.get(k, missing)!r}" for k in {**old, **new} if old.get(k, missing) != new.get(k, missing)]
 
 # %% ../../nbs/20_loop.ipynb #20c0de04
-def write_parts(folder:Path, params:dict, optimizer):
+def write_parts(
+    folder:Path, # A checkpoint in the making
+    params:dict, # Name to Parameter
+    optimizer:torch.optim.Optimizer, # Of these
+):
     "This process's part of all tensors, and its random state"
     import torch.distributed.checkpoint as dcp
     state = {f'param.{n}': p.detach() for n, p in params.items()}
@@ -136,7 +144,11 @@ def write_parts(folder:Path, params:dict, optimizer):
     with quiet(): dcp.save(state, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True), no_dist=start().world == 1)
     (folder/f'random-{start().rank}.json').write_text(json.dumps(random_state()))
 
-def read_parts(folder:Path, params:dict, optimizer):
+def read_parts(
+    folder:Path, # A checkpoint
+    params:dict, # Name to Parameter; changed in place
+    optimizer:torch.optim.Optimizer, # Of these; changed in place
+):
     "This process's part, whoever wrote it"
     import torch.distributed.checkpoint as dcp
     reader = dcp.HuggingFaceStorageReader(str(folder))
@@ -156,13 +168,15 @@ def quiet():
         warnings.filterwarnings('ignore', message='torch.distributed is')
         yield
 
-def random_state()->dict:
+def random_state()->dict: # "torch", "cuda", "numpy", "python"
     "The generators of torch, NumPy and Python, as JSON"
     kind, keys, *rest = np.random.get_state()
     cuda = [s.numpy().tobytes().hex() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
     return dict(torch=torch.get_rng_state().numpy().tobytes().hex(), cuda=cuda, numpy=[kind, keys.tolist(), *rest], python=random.getstate())
 
-def set_random_state(state:dict):
+def set_random_state(
+    state:dict, # From `random_state`
+):
     "Undo `random_state`"
     as_tensor = lambda s: torch.frombuffer(bytearray.fromhex(s), dtype=torch.uint8)
     torch.set_rng_state(as_tensor(state['torch']))
@@ -170,7 +184,7 @@ def set_random_state(state:dict):
     np.random.set_state(state['numpy']); version, words, gauss = state['python']
     random.setstate((version, tuple(words), gauss))
 
-def versions()->dict:
+def versions()->dict: # Package to version
     "What wrote a checkpoint"
     return dict(python=platform.python_version(), **{p: importlib.metadata.version(p) for p in ('torch', 'transformers', 'safetensors')})
 
@@ -232,7 +246,12 @@ def open_trackers(
 # %% ../../nbs/20_loop.ipynb #acc56407
 class Progress:
     "A progress bar with loss, tokens/s and time left on a terminal; a line now and then elsewhere; silent in notebooks unless asked"
-    def __init__(self, title:str, total:int, unit:str='tok', show:bool|None=None):
+    def __init__(self,
+        title:str, # Shown in front
+        total:int, # Units of the whole work
+        unit:str='tok', # What is counted
+        show:bool|None=None, # True: lines too where there is no terminal; False: nothing; None: a bar on a terminal
+    ):
         self.title, self.total, self.unit, self.done, self.start, self.first = title, total, unit, 0, time.monotonic(), None
         self.bar, self.shown_at = None, time.monotonic()
         self.show = start().main and (sys.stdout.isatty() or bool(show)) if show is None or show else False
@@ -306,7 +325,7 @@ def train(
     groups:list[dict], # Parameter groups: `params` (name to Parameter), optional `lr`, `schedule`, `clip`
     batches, # `start -> iterator` over global batches (dicts with `input_ids`), from batch `start` on
     total_steps:int, # Steps in the run
-    settings:LoopSettings,
+    settings:LoopSettings, # How
     *,
     stage:str='train', # Name in the metrics, the bar and errors
     metrics:Metrics|None=None, # Where records go
@@ -345,7 +364,10 @@ def train(
     return metrics
 
 # %% ../../nbs/20_loop.ipynb #8c02b237
-def adamw(groups, settings):
+def adamw(
+    groups:list[dict], # As for `train`
+    settings:LoopSettings, # Betas, weight decay, rates of groups that name none
+)->torch.optim.AdamW: # With the peak of its rate in every group
     "AdamW with two halves per group: matrices, and what does not decay"
     halves = []
     for g in groups:
@@ -354,7 +376,12 @@ def adamw(groups, settings):
             if ps: halves.append(dict(params=ps, lr=g.get('lr', settings.lr), peak=g.get('lr', settings.lr), schedule=g.get('schedule', settings.schedule), weight_decay=0. if flat_ones else settings.weight_decay))
     return torch.optim.AdamW(halves, betas=settings.betas, eps=1e-8, fused=True)
 
-def set_rates(optimizer, step, total, settings):
+def set_rates(
+    optimizer:torch.optim.Optimizer, # From `adamw`
+    step:int, # Steps done
+    total:int, # Steps in the run
+    settings:LoopSettings, # Warm-up
+):
     "The learning rate of every group for the next step"
     for g in optimizer.param_groups: g['lr'] = learning_rate(step, total, g['peak'], g['schedule'], settings.warmup)
 
@@ -381,7 +408,12 @@ def pieces(
     return out
 
 # %% ../../nbs/20_loop.ipynb #20c0de06
-def gradient_norm(groups, clip, stage='train', step=0)->float:
+def gradient_norm(
+    groups:list[dict], # As for `train`
+    clip:float|None, # Largest norm of all together; None leaves it to the groups
+    stage:str='train', # Named in errors
+    step:int=0, # Named in errors
+)->float: # Before clipping
     "The norm of all gradients; then clip them, together or by the group's own `clip`"
     norms, every = [], []
     for g in groups:
@@ -395,7 +427,16 @@ def gradient_norm(groups, clip, stage='train', step=0)->float:
     if clip is not None and norm > clip: torch._foreach_mul_(every, clip/(norm+1e-6))
     return norm
 
-def bad_batch(batch, loss, norm, stage, at, allowed, metrics, folder):
+def bad_batch(
+    batch:dict, # The global batch
+    loss:float, # NaN or infinite, or
+    norm:float, # this is
+    stage:str, # Named in the message and the file
+    at:dict, # "step" and "skipped"
+    allowed:int, # Batches that may be left out
+    metrics:Metrics, # The file is written beside its own, or
+    folder, # beside this one
+):
     "Write the batch down; stop, unless it may be left out"
     ids, step = batch['input_ids'], at['step']
     home = metrics.path.parent if metrics.path else Path(folder).parent if folder else None
@@ -407,7 +448,9 @@ def bad_batch(batch, loss, norm, stage, at, allowed, metrics, folder):
 
 # %% ../../nbs/20_loop.ipynb #20c0de08
 @contextlib.contextmanager
-def claim(folder):
+def claim(
+    folder, # Of checkpoints; None claims nothing
+):
     "One run per checkpoint folder"
     with ExitStack() as stack:
         def lock():
@@ -418,7 +461,14 @@ def claim(folder):
         start().agree(lock)
         yield
 
-def try_save(folder, params, optimizer, info, keep, metrics)->str: # What is on the disk now
+def try_save(
+    folder, # As for `save_state`
+    params:dict, # As well
+    optimizer:torch.optim.Optimizer, # As well
+    info:dict, # As well
+    keep:int, # As well
+    metrics:Metrics, # A failure is recorded here
+)->str: # What is on the disk now
     "Save; if that fails the run goes on with the checkpoints it has"
     try: save_state(folder, params, optimizer, info, keep)
     except CheckpointError as e:
@@ -427,15 +477,17 @@ def try_save(folder, params, optimizer, info, keep, metrics)->str: # What is on 
         return str(e)
     return f"saved in {folder}"
 
-def same_command()->str:
+def same_command()->str: # For a shell
     "What to type to go on"
     if 'ipykernel' in sys.argv[0]: return 'run this cell again'
     script = sys.argv[0].endswith('.py')
-    launcher = f'torchrun --nproc-per-node {start().world} ' if start().world > 1 else 'python ' if script else ''
+    launcher = f"torchrun --nproc-per-node {start().world} {'' if script else '--no-python '}" if start().world > 1 else 'python ' if script else ''
     return launcher+shlex.join([sys.argv[0] if script else Path(sys.argv[0]).name, *sys.argv[1:]])
 
 @contextlib.contextmanager
-def explained(stage):
+def explained(
+    stage:str, # Named in errors
+):
     "Turn the usual accidents into errors that name the fix"
     try: yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
@@ -476,9 +528,9 @@ def feed(
 
 # %% ../../nbs/20_loop.ipynb #2b25ec3f
 def autocast(
-    device:torch.device,
+    device:torch.device, # Where the work runs
     dtype:str='auto', # As `core.pick_dtype`
-):
+)->torch.autocast: # To use with `with`
     "Autocast context for a device; does nothing in float32"
     kind = pick_dtype(dtype, device)
     return torch.autocast(device.type, kind, enabled=kind != torch.float32)
