@@ -20,7 +20,7 @@ def check_ex05ca(f):
     S = recurrent_mamba2(one(1.), one(1.), one(0.05), one(-0.05)[..., 0], scale=1.)[0]
     check_answer(tokens, math.log(0.5)/-0.05, [(20., 'in 20 tokens it falls to 1/e'), (10., 'not half of 1/Delta: it falls by a factor at every token'), (math.log(0.5)/math.log(1-0.05), 'the decay is exp(Delta A), not 1 + Delta A')], tol=1e-3, name='half-life')
     check_answer(step, -math.log(0.5**(1/1000)), [(0.001, 'this falls to 1/e in 1,000 tokens'), (0.5**(1/1000), 'this is the decay; Delta is minus its logarithm')], tol=1e-3, name='step')
-    return check_answer(limit, S[0, -1, 0, 0], [(1/(1-math.exp(-0.05)), 'the value that is written is Delta times x'), (1., 'nearly; the sum of a geometric series, exactly'), (math.inf, 'something is forgotten at every token')], tol=1e-4, name='limit')
+    return check_answer(limit, float(S[0, -1, 0, 0]), [(1/(1-math.exp(-0.05)), 'the value that is written is Delta times x'), (1., 'nearly; the sum of a geometric series, exactly'), (math.inf, 'something is forgotten at every token')], tol=1e-4, name='limit')
 
 # %% wrong
 wrong_ex05ca = [(lambda: (20, 0, 0), 'half-life: in 20'), (lambda: (10., 0, 0), 'not half of'), (lambda: (13.51, 0, 0), 'not 1 + Delta A'), (lambda: (13.863, 0.001, 1.0252), 'in 1,000 tokens'), (lambda: (13.863, 0.99931, 0), 'minus its logarithm'),

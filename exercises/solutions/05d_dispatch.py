@@ -146,4 +146,4 @@ def check_ex05dc(f):
 wrong_ex05dc = [(lambda p: (ex05dc(p)[1], ex05dc(p)[0], 128), 'are exchanged'), (lambda p: (0.2242, 0, 0), 'delta rule: these are the other'), (lambda p: (*ex05dc(p)[:2], 16), 'from the start'), (lambda p: (*ex05dc(p)[:2], 64), 'nearly'), (lambda p: (*ex05dc(p)[:2], 256), 'an earlier one')]
 
 # %% why
-# On a key that comes again the delta rule answers with the new value whatever the load, 0.95 at 256 pairs in a state of width 64, where linear attention mixes old and new (0.40). The price is on the others: each correction also turns what lies near, so beyond the width old keys fade, 0.22 against 0.44. It is the rule of the newest word.
+# On a key that comes again the delta rule answers with the new value whatever the load, 0.95 at 256 pairs in a state of width 64, where linear attention mixes old and new (0.40). The price is on the others: each correction also disturbs what lies near, so beyond the width old keys fade, 0.22 against 0.44. It is the rule of the newest word.
