@@ -1,8 +1,8 @@
 # %% setup
 import contextlib, sys, types, torch, torch.nn.functional as F
 from unittest import mock
-from hybrid_tutorial.core import check_answer
-from hybrid_tutorial.ops import dispatch
+from hybrid_tutorial.core import check_answer, rms_error
+from hybrid_tutorial.ops import chunk_delta_rule, dispatch, recurrent_delta_rule
 from hybrid_tutorial.ops.dispatch import attend
 from hybrid_tutorial.ops.kernels import EXPORTS
 
@@ -147,3 +147,72 @@ wrong_ex05dc = [(lambda p: (ex05dc(p)[1], ex05dc(p)[0], 128), 'are exchanged'), 
 
 # %% why
 # On a key that comes again the delta rule answers with the new value whatever the load, 0.95 at 256 pairs in a state of width 64, where linear attention mixes old and new (0.40). The price is on the others: each correction also disturbs what lies near, so beyond the width old keys fade, 0.22 against 0.44. It is the rule of the newest word.
+
+# %% 4d explore (2 s)
+# `kernel` and `good` are functions of `(q, k, v, beta, state)` that return the output; the state may be None. `inputs(T)` makes all five, in float64, the first four with gradients asked for. Kernels work in chunks of 64. Return `'fine'`, or the first of these that is wrong: `'output'` at 64 tokens, `'border'` (the output at 130 tokens), `'gradient'`, `'state'`.
+
+# %% solution
+def ex05dd(kernel, good, inputs):
+    "What is wrong with a kernel of the delta rule"
+    ### BEGIN SOLUTION
+    differ = lambda a, b: a is None or rms_error(a, b) > 1e-6
+    for T, name in ((64, 'output'), (130, 'border')):
+        *xs, S = inputs(T)
+        if differ(kernel(*xs, None), good(*xs, None)): return name
+    slopes = lambda f: torch.autograd.grad(f(*xs, None).square().sum(), xs, allow_unused=True)
+    if any(differ(a, b) for a, b in zip(slopes(kernel), slopes(good))): return 'gradient'
+    return 'state' if differ(kernel(*xs, S), good(*xs, S)) else 'fine'
+    ### END SOLUTION
+
+# %% check
+def inputs_ex05d(T):
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, T, 2, 8, generator=gen, dtype=torch.float64) for _ in range(3))
+    xs = q, F.normalize(k, dim=-1), v, torch.rand(1, T, 2, generator=gen, dtype=torch.float64)
+    return *(x.requires_grad_() for x in xs), torch.randn(1, 2, 8, 8, generator=gen, dtype=torch.float64)
+
+def good_ex05d(q, k, v, beta, S): return chunk_delta_rule(q, k, v, beta, initial_state=S)[0]
+
+def pieces_ex05d(hand_over):
+    "A kernel that runs 64 tokens at a time, and hands the state over in its own way"
+    def kernel(q, k, v, beta, S):
+        out = []
+        for xs in zip(*(x.split(64, 1) for x in (q, k, v, beta))):
+            o, S = chunk_delta_rule(*xs, initial_state=S, output_final_state=True)
+            out.append(o)
+            S = hand_over(S)
+        return torch.cat(out, 1)
+    return kernel
+
+KERNELS_EX05D = dict(  # name -> kernel, what is wrong with it, what to say when it is let through
+    recurrent=(lambda q, k, v, beta, S: recurrent_delta_rule(q, k, v, beta, initial_state=S)[0], 'fine', ''),
+    unscaled=(lambda q, k, v, beta, S: chunk_delta_rule(q, k, v, beta, initial_state=S, scale=1.)[0], 'output', 'the queries have no scale: compare the output'),
+    forgetful=(pieces_ex05d(lambda S: None), 'border', 'the state is lost after 64 tokens; a check with one chunk cannot see it'),
+    blind=(lambda q, k, v, beta, S: chunk_delta_rule(q, k, v, beta.detach(), initial_state=S)[0], 'gradient', 'the output is right and beta has no gradient: check the gradient of every input'),
+    cut=(pieces_ex05d(lambda S: S.detach()), 'gradient', 'the gradient stops at the border of a chunk: take the gradients of more than 64 tokens'),
+    fresh=(lambda q, k, v, beta, S: chunk_delta_rule(q, k, v, beta)[0], 'state', 'the initial state is not read: hand one in'))
+
+def check_ex05dd(f):
+    with torch.enable_grad():
+        for name, (kernel, want, hint) in KERNELS_EX05D.items():
+            others = [('fine', hint)] if want != 'fine' else [(w, 'it is right: two forms agree to rounding, not bit for bit') for w in ('output', 'border', 'gradient', 'state')]
+            check_answer(f(kernel, good_ex05d, inputs_ex05d), want, others, name=name)
+    return 'ex05dd: right'
+
+# %% wrong
+def partial_ex05d(output=(64, 130), slopes=130, state=True, only=4, tol=1e-6):
+    def f(kernel, good, inputs):
+        differ = lambda a, b: a is None or rms_error(a, b) > tol
+        for T in output:
+            *xs, S = inputs(T)
+            if differ(kernel(*xs, None), good(*xs, None)): return 'output' if T == 64 else 'border'
+        if slopes:
+            *xs, S = inputs(slopes)
+            grads = [torch.autograd.grad(g(*xs, None).square().sum(), xs, allow_unused=True)[:only] for g in (kernel, good)]
+            if any(differ(a, b) for a, b in zip(*grads)): return 'gradient'
+        return 'state' if state and differ(kernel(*xs, S), good(*xs, S)) else 'fine'
+    return f
+wrong_ex05dd = [(partial_ex05d(tol=0.), 'not bit for bit'), (lambda kernel, good, inputs: 'fine', 'compare the output'), (partial_ex05d((64,), 0), 'with one chunk'), (partial_ex05d(slopes=0), 'of every input'), (partial_ex05d(slopes=64), 'more than 64 tokens'), (partial_ex05d(state=False), 'hand one in')]
+
+# %% why
+# A check of the output alone lets two of the five through, and both would only show as a loss that falls a little less. `self_check` takes 130 tokens, three chunks with the last one not full, and all gradients; the initial state it does not try, the tests do (`tests/test_ops.py`).
