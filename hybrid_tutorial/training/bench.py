@@ -363,7 +363,9 @@ def bench_table(
     out = ['| design | tokens | '+' | '.join(m.replace('kl_', 'KL ').replace('_', ', ') for m in metrics)+' |', '|---|---|'+'---|'*len(metrics)]
     for d in dict.fromkeys(r['design'] for r in rows):
         for t in sorted({r['tokens'] for r in rows if r['design'] == d}): out.append(f'| `{d}` | {t:,} | '+' | '.join(cell(by[m].get(d, {}).get(t)) for m in metrics)+' |')
-    speed, ratio, peak = (over_seeds([r for r in rows if r['tokens'] > r.get('calibrate', 0)], m) for m in ('tokens_per_second', 'ratio', 'peak_mib'))
+    timed = [r for r in rows if r['tokens'] > r.get('calibrate', 0)]
+    timed = [r for r in timed if r.get('ratio')] or timed                       # cells that ran the teacher, if there are any
+    speed, ratio, peak = (over_seeds(timed, m) for m in ('tokens_per_second', 'ratio', 'peak_mib'))
     if speed:
         out += ['', '| design | stage 1, tokens/s | of the teacher\'s forward | peak MiB |', '|---|---|---|---|']
         for d in speed: t = max(speed[d]); out.append(f"| `{d}` | {speed[d][t][0]:,.0f} | {f'{ratio[d][t][0]:.2f}' if t in ratio.get(d, {}) else '-'} | {peak[d][t][0]:,.0f} |")
