@@ -19,7 +19,7 @@ def ex11ba():
 def check_ex11ba(f):
     from torch.utils.flop_counter import FlopCounterMode
     x = torch.zeros(1, 4096, 1, 64)
-    with FlopCounterMode(display=False) as counter: window_attention(x, x, x, 64, scale=1.)
+    with FlopCounterMode(display=False) as counter: window_attention(x, x, x, 64, scale=1., block=64)
     near, full = f() or (None, None)
     check_answer(near, counter.get_total_flops()/2/2, [(4096*64*64, 'each query counts its 64 keys, but a block of 64 queries computes its scores with 127 keys'), (4096*128*64, 'the block before gives one key less than the window: 127'), (counter.get_total_flops()/2, 'the scores alone; reading the values is as much again'), (127*64*64, 'this is one block of 64')], name='window')
     return check_answer(full, sum(t*64 for t in range(1, 4097)), [(4096**2*64, 'only up to the diagonal'), (4096*4095//2*64, 'a token sees itself too'), (4096**2//2*64, 'the diagonal is missing half')], name='full')

@@ -39,11 +39,12 @@ def window_attention(
     docs:Tensor|None=None, # `(B, J)`, document of each token; None for one document per row
     sinks:tuple|None=None, # Keys `(B, T or 1, S, G, K)`, values, and `(B, T, S)` True where to look
     softcap:float|None=None, # Scores become `softcap*tanh(scores/softcap)`
+    block:int=32, # Queries per block, at most `window`
 )->Tensor: # `(B, T, H, V)`
     "Softmax over the last `window` tokens, and over the sinks if there are any"
     (B, T), (J, G) = q.shape[:2], k.shape[1:3]
     w = min(window, J)                # nothing is further away than J-1
-    n = min(w, T)                     # queries per block: a single step is one row, not w
+    n = min(w, T, block)              # a single step is one row, not a block
     squash = (lambda s: softcap*torch.tanh(s/softcap)) if softcap else (lambda s: s)
     q = (q*scale).unflatten(2, (G, -1))                    # (B, T, G, R, K): R heads read the same keys
     cut = lambda x, fill=0: F.pad(x, (0, 0)*(x.dim()-2)+(0, -T%n), value=fill).unflatten(1, (-1, n))
