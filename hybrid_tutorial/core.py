@@ -106,7 +106,7 @@ def _agree(a, b, tol):
     if isinstance(b, (tuple, list)): return isinstance(a, (tuple, list)) and len(a) == len(b) and all(_agree(x, y, tol) for x, y in zip(a, b))
     if isinstance(b, Tensor) and b.dim(): return isinstance(a, Tensor) and a.shape == b.shape and bool(a.isfinite().all()) and rms_error(a, b) <= tol
     number = lambda x: isinstance(x, Tensor) and x.numel() == 1 or hasattr(x, '__float__') and not isinstance(x, (bool, str, Tensor))
-    return math.isclose(float(a), float(b), rel_tol=tol, abs_tol=1e-12) if number(a) and number(b) else type(a) is type(b) and a == b
+    return math.isclose(float(a), float(b), rel_tol=tol, abs_tol=1e-12) if number(a) and number(b) else not isinstance(a, Tensor) and type(a) is type(b) and a == b
 
 # %% ../nbs/00_core.ipynb #8493cca1
 IN_TEST = bool(os.environ.get('IN_TEST'))  # set by the notebook tests: use fewer steps

@@ -81,3 +81,9 @@ def test_each_usual_mistake_gets_its_hint(path, e):
 def test_nothing_is_no_answer(path, e):
     ns = space(path)
     with pytest.raises(AssertionError): ns['check_'+e['name']](lambda *args, **kwargs: None)
+
+
+def test_a_longer_tensor_than_asked_for_is_a_wrong_answer():
+    import torch
+    from hybrid_tutorial.core import check_answer
+    with pytest.raises(AssertionError, match='answer'): check_answer(torch.ones(3), torch.tensor(2.), [(torch.tensor(1.), 'half of it')])
