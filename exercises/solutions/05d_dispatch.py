@@ -215,4 +215,4 @@ def partial_ex05d(output=(64, 130), slopes=130, state=True, only=4, tol=1e-6):
 wrong_ex05dd = [(partial_ex05d(tol=0.), 'not bit for bit'), (lambda kernel, good, inputs: 'fine', 'compare the output'), (partial_ex05d((64,), 0), 'with one chunk'), (partial_ex05d(slopes=0), 'of every input'), (partial_ex05d(slopes=64), 'more than 64 tokens'), (partial_ex05d(state=False), 'hand one in')]
 
 # %% why
-# A check of the output alone lets two of the five through, and both would only show as a loss that falls a little less. `self_check` takes 130 tokens, three chunks with the last one not full, and all gradients; the initial state it does not try, the tests do (`tests/test_ops.py`).
+# A check of the output alone, with no state handed in, lets three of the five through; two of these would only show as a loss that falls a little less. `self_check` takes 130 tokens, three chunks with the last one not full, and all gradients; the initial state it does not try, the tests do (`tests/test_ops.py`).
