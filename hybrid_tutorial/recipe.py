@@ -370,7 +370,7 @@ class Conversion:
 
     def room(self)->torch.device:
         "Where models are measured side by side: the device, or the CPU if they were cut into parts and do not fit whole"
-        if self.home == self.device: return self.device
+        if self.device.type == self.home.type: return self.device
         size = sum(p.numel()*p.element_size() for m in self.models.values() for p in m.parameters())
         if 1.2*size < torch.cuda.mem_get_info(self.device)[0]: return self.device
         self.say(f"{size/1e9:.0f} GB of models do not fit whole on {self.device}: they are measured on the CPU")
