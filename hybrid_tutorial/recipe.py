@@ -217,7 +217,7 @@ class RunFolder:
             diff = [f"{k}: {old.get(k)!r} there, {mine.get(k)!r} now" for k in {**mine, **old} if old.get(k) != mine.get(k) and k not in HOW]
             if diff and any(self.stages.iterdir()): raise ConfigError(f"{self.path} holds a run with other settings ({'; '.join(diff)}); use another --out, or the same settings to resume")
             if old == mine: return
-        with atomic_file(file) as tmp: tmp.write_text(json.dumps(mine, indent=1))
+        write_json(file, mine)
 
     def stage(self, name:str, work, tokens:int=0, together:bool=False):
         "Result of a stage: from its file, or by doing the work now, in process 0 or `together` in all"

@@ -1,6 +1,6 @@
 "Tiny random models that the tests share"
 import torch
-from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Olmo2Config, Qwen2Config, Qwen3Config)
 
 TINY = dict(vocab_size=99, hidden_size=48, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=5, intermediate_size=64,
             bos_token_id=1, eos_token_id=2, pad_token_id=0, max_position_embeddings=512)
@@ -36,6 +36,16 @@ def tiny_teacher(family='llama', seed=0, **kwargs):
     with torch.no_grad():
         for p in model.parameters(): p.normal_(0, 0.25).add_(1. if p.dim() == 1 else 0.)
     return model.eval().requires_grad_(False)
+
+
+def tiny_folder(place, **shape):
+    "A tiny random Llama with SmolLM2's tokenizer, saved"
+    from hybrid_tutorial.models.teachers import load_teacher
+    _, tok = load_teacher('smollm2-135m')
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), tie_word_embeddings=True, eos_token_id=tok.eos_token_id, **shape)).save_pretrained(place)
+    tok.save_pretrained(place)
+    return place
 
 
 NEAR = dict(window=4)      # of the default mixer, for texts shorter than its window of 64, in which it would answer as the teacher does

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hybrid_tutorial.cli import add_recipe_options, doctor, field_help, main, make_parser, recipe_of
 from hybrid_tutorial.core import CheckpointError, ConfigError, HybridError, TeacherError
 from hybrid_tutorial.recipe import Recipe, run
+
+from helpers import tiny_folder
 
 STEPS = dict(compare='kl')
 
@@ -16,14 +18,7 @@ STEPS = dict(compare='kl')
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     "A tiny random teacher with SmolLM2's tokenizer"
-    from hybrid_tutorial.models.teachers import load_teacher
-    place = tmp_path_factory.mktemp('teacher')
-    _, tok = load_teacher('smollm2-135m')
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), hidden_size=48, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=4, intermediate_size=64,
-                                 tie_word_embeddings=True, eos_token_id=tok.eos_token_id)).save_pretrained(place)
-    tok.save_pretrained(place)
-    return place
+    return tiny_folder(tmp_path_factory.mktemp('teacher'), hidden_size=48, num_attention_heads=6, num_key_value_heads=2, num_hidden_layers=4, intermediate_size=64)
 
 
 @pytest.fixture(scope='module')

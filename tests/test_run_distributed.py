@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hybrid_tutorial.cli import make_parser, recipe_of
 from hybrid_tutorial.core import ConfigError, TrainingError
 from hybrid_tutorial.recipe import Recipe, check_rows, run
+from helpers import tiny_folder
 from test_distributed import finish, launch
 
 ROOT, BIN = Path(__file__).parent.parent, Path(sys.executable).parent
@@ -21,13 +21,7 @@ SMALL = dict(compare=None, baseline=None, rounds=1, needles=0, sample_tokens=0, 
 @pytest.fixture(scope='module')
 def recipe(tmp_path_factory):
     "Every stage for two to four steps, on a tiny random teacher with SmolLM2's tokenizer"
-    from hybrid_tutorial.models.teachers import load_teacher
-    place = tmp_path_factory.mktemp('teacher')
-    _, tok = load_teacher('smollm2-135m')
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, intermediate_size=48, initializer_range=0.2,
-                                 tie_word_embeddings=True, eos_token_id=tok.eos_token_id)).save_pretrained(place)
-    tok.save_pretrained(place)
+    place = tiny_folder(tmp_path_factory.mktemp('teacher'), hidden_size=32, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3, intermediate_size=48, initializer_range=0.2)
     return Recipe.tiny(teacher=str(place), **SMALL)
 
 
