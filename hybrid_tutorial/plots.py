@@ -69,9 +69,9 @@ def tokens_axis(
     ax, # Axes of matplotlib
     which:str='x', # "x" or "y"
 ):
-    "Write token counts as 256, 4k, 1M"
+    "Write token counts as 256, 4,096, 16.4k, 1M"
     from matplotlib.ticker import FuncFormatter
-    short = lambda v, _: f'{v/1e6:g}M' if v >= 1e6 else f'{v/1e3:g}k' if v >= 1e4 else f'{v:,.0f}'
+    short = lambda v, _: f'{v/1e6:g}M' if v >= 1e6 else f'{v/1e3:.3g}k' if v >= 1e4 else f'{v:,.0f}'
     getattr(ax, f'{which}axis').set_major_formatter(FuncFormatter(short))
 
 # %% ../nbs/39_plots.ipynb #3db76e7b

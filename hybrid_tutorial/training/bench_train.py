@@ -124,6 +124,7 @@ def bench_train(
 )->dict: # Seconds a step of each side and round, ratios beside their goals
     "The loop against its limit, against a bare loop, and what a checkpoint costs"
     if rounds < 1 or steps < 2: raise ConfigError(f"rounds must be at least 1 and steps at least 2, got {rounds} and {steps}")
+    peak = {k: peak_memory(k, memory, batch_size, seq_len, chunk_size, dtype) for k in ('naive', 'stage2', 'checkpointing')} if memory else None   # first, while this process is small
     hybrid, r = hybrid if hybrid is not None else some_hybrid(teacher), torch.Generator().manual_seed(0)
     rows = [torch.randint(3, teacher.config.vocab_size, (batch_size, seq_len), generator=r) for _ in range(steps)]
     sides = {n: lambda n=n: SIDES[n](copy.deepcopy(hybrid), teacher, rows, chunk_size, dtype) for n in SIDES}
@@ -135,7 +136,6 @@ def bench_train(
     each = lambda f: statistics.median(f(*x) for x in zip(*(seconds[n] for n in names)))
     ratios = dict(share_of_limit=dict(value=each(lambda t, s, b, l, c: (t+s)/l), goal='at least 0.85'), loop_overhead=dict(value=each(lambda t, s, b, l, c: l/b-1), goal='below 0.03'),
                   save_overhead=dict(value=each(lambda t, s, b, l, c: c/300), goal='below 0.03'))
-    peak = {k: peak_memory(k, memory, batch_size, seq_len, chunk_size, dtype) for k in ('naive', 'stage2', 'checkpointing')} if memory else None
     if peak: ratios['peak_memory'] = dict(value=peak['stage2']/peak['naive'], goal='at most 0.60')
     tokens = batch_size*seq_len
     return dict(settings=dict(batch_size=batch_size, seq_len=seq_len, steps=steps, rounds=rounds, chunk_size=chunk_size, dtype=dtype, threads=torch.get_num_threads(), keep=hybrid.config.keep),
