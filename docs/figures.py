@@ -1,4 +1,5 @@
-"Draw the start page's figure and the site's icon: `python docs/figures.py` -> docs/hybrid.svg, docs/favicon.svg"
+"Draw the start page's figure, the site's icon and the README's figure, from bench/run.json: `python docs/figures.py` -> docs/hybrid.svg, docs/favicon.svg, docs/recall.png"
+import json
 from pathlib import Path
 
 SOFT, LINEAR, INK, PAPER = '#d95f02', '#1b6ca8', '#1a1a1a', '#ffffff'
@@ -38,5 +39,21 @@ def icon()->str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><title>hybrid_tutorial</title>{bars}</svg>\n'
 
 
+def recall(file:Path):
+    "Recall loss of the demo's four models"
+    import matplotlib.pyplot as plt
+    run = json.loads((Path(__file__).parent.parent/'bench'/'run.json').read_text())
+    kept = len(run['scores']['keep']['kl'])
+    names = {'teacher': 'teacher', 'all-linear': 'all linear', 'uniform': f'{kept} softmax layers, uniform', 'kl': f'{kept} softmax layers, by KL'}
+    loss = [run['models'][n]['sets']['echo']['recall']['loss'] for n in names]
+    fig, ax = plt.subplots(figsize=(7, 2.6), dpi=100, layout='constrained')
+    ax.barh(list(names.values()), [v['value'] for v in loss], color=['tab:gray', 'tab:orange', 'tab:purple', 'tab:blue'])
+    for i, v in enumerate(loss):
+        ax.errorbar(v['value'], i, xerr=[[v['value']-v['low']], [v['high']-v['value']]], color='black', capsize=4)
+        ax.text(v['high']+0.07, i, f"{v['value']:.2f}", va='center')
+    ax.invert_yaxis(); ax.set(xlim=(0, 4.6), xlabel='loss on what can only be recalled (nats/token, 95 % interval)', title='Which layers stay softmax decides what is recalled')
+    fig.savefig(file)
+
 if __name__ == '__main__':
     for name, drawing in (('hybrid', figure()), ('favicon', icon())): (Path(__file__).parent/f'{name}.svg').write_text(drawing, encoding='utf-8')
+    recall(Path(__file__).parent/'recall.png')
