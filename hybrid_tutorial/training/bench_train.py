@@ -54,13 +54,14 @@ import sys, torch
 from hybrid_tutorial.models.teachers import load_teacher
 from hybrid_tutorial.training.bench_train import high_water, naive_step, some_hybrid
 from hybrid_tutorial.training.logits import distill
+from hybrid_tutorial.training.loop import LoopSettings
 kind, name, B, T, chunk, dtype = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6]), sys.argv[6]
 teacher = load_teacher(name)[0]
 hybrid = some_hybrid(teacher)
 ids = torch.randint(3, teacher.config.vocab_size, (B, T), generator=torch.Generator().manual_seed(0))
 high_water(restart=True)
 if kind == 'naive': naive_step(hybrid, teacher, ids, dtype)
-else: distill(hybrid, teacher, [ids], chunk_size=chunk, dtype=dtype, checkpointing=kind == 'checkpointing', show=False)
+else: distill(hybrid, teacher, [ids], chunk_size=chunk, dtype=dtype, checkpointing=kind == 'checkpointing', loop=LoopSettings(accumulate=B if kind == 'by_rows' else 1), show=False)
 print('PEAK', high_water())
 """
 
@@ -96,7 +97,7 @@ def naive_step(
     loss.backward(); optimizer.step()
 
 def peak_memory(
-    kind:str, # "naive" (all logits at once), "stage2" or "checkpointing"
+    kind:str, # "naive" (all logits at once), "stage2", "by_rows" (a step in pieces of one row) or "checkpointing" (activations recomputed)
     teacher:str, # A packaged teacher, a hub id or a folder
     batch_size:int, # Rows
     seq_len:int, # Tokens per row
@@ -124,7 +125,7 @@ def bench_train(
 )->dict: # Seconds a step of each side and round, ratios beside their goals
     "The loop against its limit, against a bare loop, and what a checkpoint costs"
     if rounds < 1 or steps < 2: raise ConfigError(f"rounds must be at least 1 and steps at least 2, got {rounds} and {steps}")
-    peak = {k: peak_memory(k, memory, batch_size, seq_len, chunk_size, dtype) for k in ('naive', 'stage2', 'checkpointing')} if memory else None   # first, while this process is small
+    peak = {k: peak_memory(k, memory, batch_size, seq_len, chunk_size, dtype) for k in ('naive', 'stage2', 'by_rows', 'checkpointing')} if memory else None   # first, while this process is small
     hybrid, r = hybrid if hybrid is not None else some_hybrid(teacher), torch.Generator().manual_seed(0)
     rows = [torch.randint(3, teacher.config.vocab_size, (batch_size, seq_len), generator=r) for _ in range(steps)]
     sides = {n: lambda n=n: SIDES[n](copy.deepcopy(hybrid), teacher, rows, chunk_size, dtype) for n in SIDES}
@@ -136,7 +137,7 @@ def bench_train(
     each = lambda f: statistics.median(f(*x) for x in zip(*(seconds[n] for n in names)))
     ratios = dict(share_of_limit=dict(value=each(lambda t, s, b, l, c: (t+s)/l), goal='at least 0.85'), loop_overhead=dict(value=each(lambda t, s, b, l, c: l/b-1), goal='below 0.03'),
                   save_overhead=dict(value=each(lambda t, s, b, l, c: c/300), goal='below 0.03'))
-    if peak: ratios['peak_memory'] = dict(value=peak['stage2']/peak['naive'], goal='at most 0.60')
+    if peak: ratios |= {f'peak_memory_{k}': dict(value=v/peak['naive'], goal='at most 0.60') for k, v in peak.items() if k != 'naive'}
     tokens = batch_size*seq_len
     return dict(settings=dict(batch_size=batch_size, seq_len=seq_len, steps=steps, rounds=rounds, chunk_size=chunk_size, dtype=dtype, threads=torch.get_num_threads(), keep=hybrid.config.keep),
                 seconds=seconds, tokens_per_s={n: round(tokens/statistics.median(s), 1) for n, s in seconds.items() if n != 'save'}, ratios=ratios, peak_bytes=peak)
@@ -194,7 +195,7 @@ def train_arguments(
     parser.add_argument('--teacher', default='smollm2-135m', help='a packaged teacher, a hub id or a folder (default: smollm2-135m)')
     for name, default, text in (('batch-size', 4, 'rows per step'), ('seq-len', 1024, 'tokens per row'), ('steps', 4, 'of each loop and round'), ('rounds', 3, 'in turn'), ('chunk-size', 512, 'tokens whose logits are held at once')):
         parser.add_argument('--'+name, type=int, default=default, metavar='N', help=f'{text} (default: {default})')
-    parser.add_argument('--no-memory', action='store_true', help='leave out peak memory, which takes three more processes')
+    parser.add_argument('--no-memory', action='store_true', help='leave out peak memory, which takes four more processes')
     return common_arguments(parser)
 
 def common_arguments(
