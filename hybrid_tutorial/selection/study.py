@@ -575,7 +575,8 @@ def forecast(
 # %% ../../nbs/33_study.ipynb #33b0b006
 SHORT = dict(seeds=(0, 1), random_sets=3, score_tokens=1024, train_tokens=1024, checks=1, distill_tokens=4096, eval_tokens=4096)
 BUDGETS = {   # settings that differ from the defaults; hours of two cores on SmolLM2-135M
-    '1h': dict(SHORT, ratios=(), selectors=('kl_guided', 'kl_removal', 'kl', 'kl_gradient', 'ga_s2', 'gr_s2', 'avg_s2', 'ga_s1', 'smart', 'act_mse', 'uniform', 'uniform-first', 'uniform-last')),
+    '1h': dict(SHORT, ratios=(), selectors=('kl_guided', 'kl_removal', 'kl_removal-2', 'kl', 'kl_gradient', 'ga_s2', 'gr_s2', 'avg_s2', 'ga_s1', 'smart', 'halo', 'ppl', 'act_mse',
+                                         'uniform', 'uniform-first', 'uniform-last')),
     '3h': SHORT,
     '6h': dict(train_tokens=2048, checks=2, score_tokens=1024, distill_tokens=8192),
     'full': {},
