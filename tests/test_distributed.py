@@ -1,6 +1,6 @@
 """Two processes over gloo: the numbers of one process, checkpoints that any number of processes can read, faults that do not hang.
 
-Tolerance, float32: losses to 1e-5 relative, the whole model's weights to 5e-5; gradient norms to 1e-4; each tensor to 1e-3 (Adam's first steps divide rounding errors by themselves: a weight whose gradient is nothing else moves by a whole learning rate, up or down)."""
+Tolerance, float32: losses and the whole model's weights to 1e-5 relative; gradient norms to 1e-4; each tensor to 1e-3 (Adam's first steps divide rounding errors by themselves). Weights after fine-tuning to 5e-5: one of layer 0's output projection has a first gradient of 9e-8, a tenth of it rounding, where its tensor's are 1e-2."""
 import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_two_processes_are_one(both, alone, shard, stage):
     assert got['tokens'] == want['tokens']
     assert got['loss'] == pytest.approx(want['loss'], rel=1e-5) and got['norm'] == pytest.approx(want['norm'], rel=1e-4)
     flat = lambda d: torch.cat([w.flatten().double() for n, w in sorted(d.items())])
-    assert (flat(got['weights'])-flat(want['weights'])).norm() <= 5e-5*flat(want['weights']).norm()
+    assert (flat(got['weights'])-flat(want['weights'])).norm() <= dict(finetune=5e-5).get(stage, 1e-5)*flat(want['weights']).norm()
     for n, w in want['weights'].items(): assert (got['weights'][n]-w).norm() <= 1e-3*w.norm()+1e-6, n
 
 

@@ -189,7 +189,7 @@ def test_command_line_of_study_and_bench():
 def test_budgets_keep_the_questions_and_their_hours():
     for name, hours in (('1h', 1.), ('3h', 3.), ('6h', 6.)):
         s = StudySettings(**BUDGETS[name])
-        assert 0.8*hours <= round(sum(study_hours(study_work(s, 30)[0], workers=2).values()), 1) <= hours
+        assert 0.8*hours <= sum(study_hours(study_work(s, 30)[0], workers=2).values()) <= (1.01 if name == '1h' else 1)*hours
         assert '2 workers' in forecast(s, 30, workers=2)
         if name == '1h': assert set(s.selectors) < set(SELECTORS) and s.ratios == () and all(getattr(s, k) == v for k, v in BUDGETS['3h'].items()); continue   # what 3h does first
         assert s.selectors == SELECTORS and s.ratios == (0.125, 1/3, 0.5) and s.few == ('kl_guided', 'ga_s2') and len(s.seeds) > 1 and s.random_sets > 1
